@@ -6,6 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use dq_wire::Configuration;
 
+pub use dq_wire::EntryKind;
+
 /// The bytes of a log entry, in pieces that are never copied: a FRAMES command is a header piece
 /// and one piece per page, each page shared with the database version that it belongs to.
 #[derive(Clone, Default)]
@@ -63,18 +65,6 @@ impl PartialEq for Payload {
     fn eq(&self, other: &Payload) -> bool {
         self.len == other.len && self.to_bytes() == other.to_bytes()
     }
-}
-
-/// What a log entry is; the numbers are those of the wire and the disk (raft-interop C.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum EntryKind {
-    /// A command for the databases.
-    Command = 1,
-    /// Eight zero bytes; also the first entry of every term.
-    Barrier = 2,
-    /// The whole new configuration.
-    Change = 3,
 }
 
 /// One entry of the raft log.
