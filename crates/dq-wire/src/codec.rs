@@ -38,6 +38,31 @@ pub enum DecodeError {
     },
 }
 
+impl DecodeError {
+    /// The same error, seen from a decoder whose input begins `by` bytes earlier.
+    pub(crate) fn shifted(self, by: usize) -> DecodeError {
+        match self {
+            DecodeError::Incomplete { .. } => self,
+            DecodeError::Malformed { field, offset } => DecodeError::Malformed {
+                field,
+                offset: by + offset,
+            },
+        }
+    }
+
+    /// An error in a part that begins at `start` and is known to be complete, seen from the whole:
+    /// there the part is malformed, since no further bytes will become a part of it.
+    pub(crate) fn inside(self, field: &'static str, start: usize) -> DecodeError {
+        match self {
+            DecodeError::Incomplete { .. } => DecodeError::Malformed {
+                field,
+                offset: start,
+            },
+            DecodeError::Malformed { .. } => self.shifted(start),
+        }
+    }
+}
+
 impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

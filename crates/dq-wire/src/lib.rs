@@ -5,6 +5,7 @@
 pub mod codec;
 pub mod command;
 pub mod configuration;
+pub mod disk;
 pub mod entry;
 pub mod header;
 pub mod raft_rpc;

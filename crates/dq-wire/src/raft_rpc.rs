@@ -307,7 +307,7 @@ impl Message {
                     usize::try_from(size).map_err(|_| r.malformed("configuration size", WORD))?;
                 let start = r.offset();
                 let configuration = Configuration::decode(r.bytes(size)?)
-                    .map_err(|error| inside("configuration", start, error))?;
+                    .map_err(|error| error.inside("configuration", start))?;
                 let data_size = r.u64()?;
                 Message::InstallSnapshot(InstallSnapshot {
                     term,
@@ -461,19 +461,5 @@ fn last_word(r: &mut Reader<'_>) -> Result<Option<u64>, DecodeError> {
         Ok(None)
     } else {
         r.u64().map(Some)
-    }
-}
-
-/// An error in a part that must be complete, seen from the whole.
-fn inside(field: &'static str, start: usize, error: DecodeError) -> DecodeError {
-    match error {
-        DecodeError::Incomplete { .. } => DecodeError::Malformed {
-            field,
-            offset: start,
-        },
-        DecodeError::Malformed { field, offset } => DecodeError::Malformed {
-            field,
-            offset: start + offset,
-        },
     }
 }
