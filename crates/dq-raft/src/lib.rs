@@ -1,5 +1,21 @@
 //! dq-raft
 
+#![forbid(unsafe_code)]
+
+mod driver;
+mod log;
+mod membership;
+mod message;
+mod translate;
 mod types;
 
+pub use crate::log::cache::Trailing;
+pub use driver::{
+    ChangeError, ChangeToken, Driver, DriverError, Effect, Epoch, Options, PAYLOAD_BYTES_MAX,
+    PeerProgress, ProposeError, RaftRole, ReceiveError,
+};
+pub use message::{
+    AppendEntries, AppendEntriesResult, Echo, Message, PeerId, RequestVote, RequestVoteResult,
+    Stamp,
+};
 pub use types::{DiskOp, EntryKind, LogEntry, Payload, Persist, Recovered, SnapshotMeta};

@@ -1,0 +1,5 @@
+//! Tests of the driver.
+
+mod cluster;
+mod network;
+mod single;

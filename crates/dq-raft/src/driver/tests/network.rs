@@ -1,0 +1,629 @@
+//! Drivers in one thread, with a lossy network, slow disks and crashes, and checks after each step.
+//!
+//! Connections keep their order but each has its own delays; a broken one loses what was on it. A
+//! disk keeps what it was given apart from what it has made durable, and a crash loses the
+//! difference. Every message goes through its bytes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use dq_wire::raft_rpc::{self, Preamble};
+use dq_wire::{Configuration, EntryKind, Role, Server};
+
+use crate::driver::{Driver, Effect, Options};
+use crate::log::cache::Trailing;
+use crate::message::{Message, PeerId};
+use crate::types::{DiskOp, LogEntry, Payload, Persist, Recovered, SnapshotMeta};
+
+/// Seeded numbers: splitmix64.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let word = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        word ^ (word >> 31)
+    }
+
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    pub(crate) fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+}
+
+pub(crate) fn options(id: u64) -> Options {
+    Options {
+        id,
+        election_timeout_ms: 300,
+        heartbeat_ms: 50,
+        seed: 7,
+        log_bytes_max: 1 << 20,
+    }
+}
+
+pub(crate) fn configuration(servers: &[(u64, Role)]) -> Configuration {
+    let servers = servers.iter().map(|&(id, role)| Server {
+        id,
+        address: address(id),
+        role,
+    });
+    Configuration {
+        servers: servers.collect(),
+    }
+}
+
+pub(crate) fn voters(count: u64) -> Configuration {
+    configuration(&(1..=count).map(|id| (id, Role::Voter)).collect::<Vec<_>>())
+}
+
+pub(crate) fn address(id: u64) -> String {
+    format!("10.0.0.{id}:9000")
+}
+
+pub(crate) fn peer(id: u64) -> PeerId {
+    PeerId {
+        id,
+        address: address(id),
+    }
+}
+
+pub(crate) fn change(configuration: &Configuration) -> Payload {
+    let mut bytes = Vec::new();
+    configuration.encode(&mut bytes);
+    Payload::from(Bytes::from(bytes))
+}
+
+/// A payload that holds one number.
+pub(crate) fn command(number: u64) -> Payload {
+    Payload::from(Bytes::copy_from_slice(&number.to_le_bytes()))
+}
+
+pub(crate) fn entry(index: u64, term: u64, kind: EntryKind, payload: Payload) -> LogEntry {
+    LogEntry {
+        index,
+        term,
+        kind,
+        payload,
+    }
+}
+
+/// What a freshly bootstrapped directory holds.
+pub(crate) fn bootstrapped(configuration: &Configuration) -> Recovered {
+    Recovered {
+        term: 1,
+        vote: 0,
+        snapshot: None,
+        entries: vec![entry(1, 1, EntryKind::Change, change(configuration))],
+    }
+}
+
+/// A disk that knows what is durable.
+#[derive(Default)]
+pub(crate) struct Disk {
+    pub(crate) durable: Recovered,
+    pub(crate) queue: Vec<Persist>,
+}
+
+impl Disk {
+    /// Makes the first piece of work durable; returns its id.
+    pub(crate) fn complete_one(&mut self) -> Option<u64> {
+        if self.queue.is_empty() {
+            return None;
+        }
+        let persist = self.queue.remove(0);
+        let state = &mut self.durable;
+        for op in persist.ops {
+            match op {
+                DiskOp::HardState { term, vote } => (state.term, state.vote) = (term, vote),
+                DiskOp::Truncate { from } => state.entries.retain(|entry| entry.index < from),
+                DiskOp::Append { entries } => {
+                    let next = match (state.entries.last(), &state.snapshot) {
+                        (Some(last), _) => last.index + 1,
+                        (None, Some(meta)) => meta.index + 1,
+                        (None, None) => 1,
+                    };
+                    assert_eq!(entries[0].index, next, "an append leaves no gap");
+                    state.entries.extend(entries);
+                }
+                DiskOp::InstallSnapshot { meta } => {
+                    state.entries.clear();
+                    state.snapshot = Some(meta);
+                }
+                DiskOp::Prune {
+                    snapshot_index,
+                    trailing,
+                } => {
+                    let keep = (snapshot_index + 1).saturating_sub(trailing);
+                    state.entries.retain(|entry| entry.index >= keep);
+                }
+            }
+        }
+        Some(persist.id)
+    }
+}
+
+struct Node {
+    driver: Option<Driver>,
+    disk: Disk,
+    applied: u64,
+    disk_busy: bool,
+}
+
+enum Event {
+    Deliver {
+        from: u64,
+        to: u64,
+        connection: u64,
+        message: Message,
+    },
+    Disk {
+        id: u64,
+        life: u64,
+    },
+}
+
+/// How rough the world is.
+#[derive(Clone, Copy)]
+pub(crate) struct World {
+    pub(crate) loss_percent: u64,
+    pub(crate) delay_ms: u64,
+    pub(crate) disk_ms: u64,
+    pub(crate) snapshot_every: u64,
+}
+
+impl World {
+    pub(crate) const KIND: World = World {
+        loss_percent: 0,
+        delay_ms: 1,
+        disk_ms: 1,
+        snapshot_every: u64::MAX,
+    };
+}
+
+/// A cluster and its checks.
+pub(crate) struct Network {
+    pub(crate) now: u64,
+    pub(crate) random: Random,
+    pub(crate) world: World,
+    nodes: BTreeMap<u64, Node>,
+    events: BTreeMap<(u64, u64), Event>,
+    sequence: u64,
+    connections: BTreeMap<(u64, u64), u64>,
+    last_arrival: BTreeMap<(u64, u64), u64>,
+    lives: BTreeMap<u64, u64>,
+    pub(crate) cut: BTreeSet<u64>,
+    leaders: BTreeMap<u64, u64>,
+    pub(crate) committed: BTreeMap<u64, LogEntry>,
+    everything: BTreeMap<(u64, u64), (u64, Payload)>,
+    pub(crate) done: Vec<Effect>,
+    pub(crate) messages: u64,
+}
+
+impl Network {
+    pub(crate) fn new(seed: u64, world: World) -> Network {
+        Network {
+            now: 1000,
+            random: Random(seed),
+            world,
+            nodes: BTreeMap::new(),
+            events: BTreeMap::new(),
+            sequence: 0,
+            connections: BTreeMap::new(),
+            last_arrival: BTreeMap::new(),
+            lives: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            leaders: BTreeMap::new(),
+            committed: BTreeMap::new(),
+            everything: BTreeMap::new(),
+            done: Vec::new(),
+            messages: 0,
+        }
+    }
+
+    /// A started cluster of so many voters.
+    pub(crate) fn of_voters(count: u64, seed: u64, world: World) -> Network {
+        let mut network = Network::new(seed, world);
+        for id in 1..=count {
+            network.insert(id, bootstrapped(&voters(count)));
+            network.start(id);
+        }
+        network
+    }
+
+    pub(crate) fn insert(&mut self, id: u64, durable: Recovered) {
+        let disk = Disk {
+            durable,
+            queue: Vec::new(),
+        };
+        self.nodes.insert(
+            id,
+            Node {
+                driver: None,
+                disk,
+                applied: 0,
+                disk_busy: false,
+            },
+        );
+    }
+
+    pub(crate) fn start(&mut self, id: u64) {
+        let now = self.now;
+        let seed = self.random.next();
+        let node = self.nodes.get_mut(&id).expect("inserted");
+        let options = Options {
+            seed,
+            ..options(id)
+        };
+        let mut driver = Driver::new(options, node.disk.durable.clone()).expect("recovers");
+        node.applied = node
+            .disk
+            .durable
+            .snapshot
+            .as_ref()
+            .map_or(0, |meta| meta.index);
+        driver.start(now);
+        node.driver = Some(driver);
+        self.carry_out(id);
+    }
+
+    pub(crate) fn crash(&mut self, id: u64) {
+        let node = self.nodes.get_mut(&id).expect("inserted");
+        node.driver = None;
+        node.disk.queue.clear();
+        node.disk_busy = false;
+        *self.lives.entry(id).or_default() += 1;
+        self.break_connections(id);
+    }
+
+    pub(crate) fn is_up(&self, id: u64) -> bool {
+        self.nodes[&id].driver.is_some()
+    }
+
+    pub(crate) fn ids(&self) -> Vec<u64> {
+        self.nodes.keys().copied().collect()
+    }
+
+    pub(crate) fn driver(&self, id: u64) -> &Driver {
+        self.nodes[&id].driver.as_ref().expect("is up")
+    }
+
+    pub(crate) fn applied(&self, id: u64) -> u64 {
+        self.nodes[&id].applied
+    }
+
+    /// Runs one call on a node, and what follows from it.
+    pub(crate) fn with<R>(&mut self, id: u64, f: impl FnOnce(&mut Driver, u64) -> R) -> R {
+        let now = self.now;
+        let driver = self
+            .nodes
+            .get_mut(&id)
+            .and_then(|node| node.driver.as_mut());
+        let result = f(driver.expect("is up"), now);
+        self.carry_out(id);
+        result
+    }
+
+    pub(crate) fn leader(&self) -> Option<u64> {
+        let leads = |id: &&u64| {
+            self.nodes[id]
+                .driver
+                .as_ref()
+                .is_some_and(|driver| driver.epoch().is_some())
+        };
+        let term = |id: &&u64| self.driver(**id).term();
+        self.nodes.keys().filter(leads).max_by_key(term).copied()
+    }
+
+    pub(crate) fn propose(&mut self, number: u64) -> Option<u64> {
+        let leader = self.leader()?;
+        let entries = vec![(EntryKind::Command, command(number))];
+        self.with(leader, |driver, now| driver.propose(now, entries))
+            .ok()
+    }
+
+    pub(crate) fn break_connections(&mut self, id: u64) {
+        let ids = self.ids();
+        for other in ids.into_iter().filter(|other| *other != id) {
+            *self.connections.entry((id, other)).or_default() += 1;
+            *self.connections.entry((other, id)).or_default() += 1;
+            if self.is_up(other) {
+                self.with(other, |driver, _| driver.unreachable(id));
+            }
+        }
+    }
+
+    /// Runs until `done` or for so many ms; true if it was done.
+    pub(crate) fn run_until(&mut self, ms: u64, mut done: impl FnMut(&Network) -> bool) -> bool {
+        let end = self.now + ms;
+        while !done(self) {
+            let deadline = |node: &Node| node.driver.as_ref().map(Driver::deadline);
+            let timer = self
+                .nodes
+                .values()
+                .filter_map(deadline)
+                .min()
+                .unwrap_or(u64::MAX);
+            let event = self.events.keys().next().map_or(u64::MAX, |(at, _)| *at);
+            let next = timer.min(event);
+            if next > end {
+                self.now = end;
+                return done(self);
+            }
+            self.now = self.now.max(next);
+            if event <= timer {
+                let (_, event) = self.events.pop_first().expect("just looked at");
+                self.happen(event);
+            } else {
+                let due = |node: &Node| node.driver.as_ref().is_some_and(|d| d.deadline() <= next);
+                let id = self
+                    .nodes
+                    .iter()
+                    .find(|(_, node)| due(node))
+                    .map(|(id, _)| *id);
+                self.with(id.expect("some timer is due"), |driver, now| {
+                    driver.tick(now)
+                });
+            }
+        }
+        true
+    }
+
+    pub(crate) fn run(&mut self, ms: u64) {
+        self.run_until(ms, |_| false);
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Deliver {
+                from,
+                to,
+                connection,
+                message,
+            } => {
+                let current = self.connections.get(&(from, to)).copied().unwrap_or(0);
+                let cut = self.cut.contains(&from) || self.cut.contains(&to);
+                if connection == current && !cut && self.is_up(to) {
+                    let result =
+                        self.with(to, |driver, now| driver.receive(now, &peer(from), message));
+                    assert_eq!(result, Ok(()), "drivers say nothing malformed");
+                }
+            }
+            Event::Disk { id, life } => {
+                if self.lives.get(&id).copied().unwrap_or(0) != life {
+                    return;
+                }
+                let node = self.nodes.get_mut(&id).expect("inserted");
+                node.disk_busy = false;
+                if let Some(persist) = node.disk.complete_one() {
+                    self.with(id, |driver, _| driver.durable(persist));
+                }
+            }
+        }
+    }
+
+    fn carry_out(&mut self, id: u64) {
+        let mut effects = Vec::new();
+        if let Some(driver) = self
+            .nodes
+            .get_mut(&id)
+            .and_then(|node| node.driver.as_mut())
+        {
+            driver.ready(&mut effects);
+        }
+        for effect in effects {
+            match effect {
+                Effect::Send {
+                    to,
+                    address: at,
+                    message,
+                } => {
+                    assert_eq!(at, address(to));
+                    self.send(id, to, message);
+                }
+                Effect::Persist(persist) => {
+                    let node = self.nodes.get_mut(&id).expect("inserted");
+                    node.disk.queue.push(persist);
+                }
+                Effect::Apply(entry) => self.apply(id, entry),
+                Effect::Restore(meta) => {
+                    let node = self.nodes.get_mut(&id).expect("inserted");
+                    assert!(
+                        meta.index > node.applied,
+                        "a restored snapshot goes forward"
+                    );
+                    assert_eq!(
+                        node.disk.durable.snapshot.as_ref(),
+                        Some(&meta),
+                        "is durable"
+                    );
+                    node.applied = meta.index;
+                }
+                Effect::SnapshotWanted => self.snapshot(id),
+                Effect::EpochBegan(epoch) => {
+                    let before = self.leaders.insert(epoch.term, id);
+                    assert!(
+                        before.is_none_or(|other| other == id),
+                        "one leader per term"
+                    );
+                }
+                Effect::Discard(_) | Effect::EpochEnded(_) => {}
+                done @ (Effect::ChangeDone { .. } | Effect::TransferDone { .. }) => {
+                    self.done.push(done);
+                }
+            }
+        }
+        self.schedule_disk(id);
+        self.check_logs(id);
+    }
+
+    fn schedule_disk(&mut self, id: u64) {
+        let delay = self.random.below(self.world.disk_ms + 1);
+        let node = self.nodes.get_mut(&id).expect("inserted");
+        if !node.disk_busy && !node.disk.queue.is_empty() {
+            node.disk_busy = true;
+            let life = self.lives.get(&id).copied().unwrap_or(0);
+            self.schedule(self.now + delay, Event::Disk { id, life });
+        }
+    }
+
+    fn schedule(&mut self, at: u64, event: Event) {
+        self.sequence += 1;
+        self.events.insert((at, self.sequence), event);
+    }
+
+    fn send(&mut self, from: u64, to: u64, message: Message) {
+        self.messages += 1;
+        if !self.nodes.contains_key(&to) {
+            return;
+        }
+        if matches!(message, Message::InstallSnapshot { .. })
+            && let Some(driver) = self
+                .nodes
+                .get_mut(&from)
+                .and_then(|node| node.driver.as_mut())
+        {
+            driver.snapshot_sent(to, true);
+        }
+        let message = through_bytes(message);
+        if self.random.chance(self.world.loss_percent) {
+            // A lost message is a broken connection: nothing on it arrives any more.
+            *self.connections.entry((from, to)).or_default() += 1;
+            if let Some(driver) = self
+                .nodes
+                .get_mut(&from)
+                .and_then(|node| node.driver.as_mut())
+            {
+                driver.unreachable(to);
+            }
+            return;
+        }
+        let connection = self.connections.get(&(from, to)).copied().unwrap_or(0);
+        let earliest = self.last_arrival.get(&(from, to)).copied().unwrap_or(0);
+        let at = (self.now + self.random.below(self.world.delay_ms + 1)).max(earliest);
+        self.last_arrival.insert((from, to), at);
+        self.schedule(
+            at,
+            Event::Deliver {
+                from,
+                to,
+                connection,
+                message,
+            },
+        );
+    }
+
+    fn apply(&mut self, id: u64, entry: LogEntry) {
+        let node = self.nodes.get_mut(&id).expect("inserted");
+        assert_eq!(
+            entry.index,
+            node.applied + 1,
+            "entries are applied in order"
+        );
+        node.applied = entry.index;
+        let durable = node
+            .disk
+            .durable
+            .entries
+            .iter()
+            .find(|have| have.index == entry.index);
+        assert_eq!(durable, Some(&entry), "what is applied is durable here");
+        let known = self
+            .committed
+            .entry(entry.index)
+            .or_insert_with(|| entry.clone());
+        assert_eq!(*known, entry, "committed entries never change");
+        let index = node.applied;
+        if index.is_multiple_of(self.world.snapshot_every) {
+            self.snapshot(id);
+        }
+    }
+
+    /// Takes a snapshot of all that node `id` has applied, at once.
+    pub(crate) fn snapshot(&mut self, id: u64) {
+        let node = self.nodes.get_mut(&id).expect("inserted");
+        let Some(driver) = node.driver.as_mut() else {
+            return;
+        };
+        // Effects are carried out one by one, so the driver may be ahead of this node.
+        let index = node.applied;
+        if index != driver.applied_index() {
+            return;
+        }
+        let (configuration, configuration_index) = driver.committed_configuration();
+        let meta = SnapshotMeta {
+            index,
+            term: driver.term_at(index).expect("applied"),
+            timestamp: 1,
+            configuration: configuration.clone(),
+            configuration_index,
+        };
+        node.disk.durable.snapshot = Some(meta.clone());
+        driver.snapshot_taken(
+            meta,
+            Trailing {
+                entries: 3,
+                bytes: 1 << 16,
+            },
+        );
+    }
+
+    /// Log matching: the same index and term mean the same entry and the same predecessor.
+    fn check_logs(&mut self, id: u64) {
+        let Some(driver) = &self.nodes[&id].driver else {
+            return;
+        };
+        let first = driver.last_index().saturating_sub(30).max(1);
+        for index in first..=driver.last_index() {
+            let Some(entry) = driver.entry(index) else {
+                continue;
+            };
+            let Some(before) = driver.term_at(index - 1) else {
+                continue;
+            };
+            let this = (before, entry.payload.clone());
+            let known = self
+                .everything
+                .entry((index, entry.term))
+                .or_insert_with(|| this.clone());
+            assert_eq!(*known, this, "logs match");
+        }
+    }
+}
+
+/// What arrives when a message is sent.
+fn through_bytes(message: Message) -> Message {
+    let (header, seq) = message.to_wire(0);
+    let mut bytes = Vec::new();
+    header.encode(seq, &mut bytes).expect("is small");
+    let preamble = Preamble::decode(&bytes).expect("was encoded");
+    let header = raft_rpc::Message::decode(preamble.kind, &bytes[Preamble::SIZE..]);
+    let mut payload = Vec::new();
+    if let Message::AppendEntries(append) = &message {
+        for chunk in append
+            .entries
+            .iter()
+            .flat_map(|entry| entry.payload.chunks())
+        {
+            payload.extend_from_slice(chunk);
+        }
+    }
+    let mut decoded = Message::from_wire(
+        header.expect("was encoded"),
+        preamble.seq,
+        &Bytes::from(payload),
+    )
+    .expect("was encoded");
+    if let (
+        Message::InstallSnapshot { meta: decoded, .. },
+        Message::InstallSnapshot { meta: sent, .. },
+    ) = (&mut decoded, &message)
+    {
+        decoded.timestamp = sent.timestamp;
+    }
+    assert_eq!(decoded, message);
+    decoded
+}

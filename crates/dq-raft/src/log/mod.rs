@@ -1,0 +1,3 @@
+//! The raft log: what of it is in memory, and its files.
+
+pub(crate) mod cache;
