@@ -1,0 +1,79 @@
+//! A region of the WAL-index: 32 KiB that SQLite keeps a pointer to while the file is open.
+
+use std::ptr::NonNull;
+
+use crate::wal_index::HEADER_SIZE;
+
+/// Bytes of a region, as SQLite asks for them.
+pub(crate) const REGION_SIZE: usize = 32 * 1024;
+
+/// One region, mapped so that it is zero at first and its address never changes.
+pub(crate) struct Region(NonNull<u8>);
+
+// SAFETY: the memory belongs to the region alone; SQLite uses it only in calls on the connection
+// that the region belongs to, and these are made by one thread at a time.
+unsafe impl Send for Region {}
+
+impl Region {
+    /// Maps a region; `None` if there is no memory.
+    pub(crate) fn map() -> Option<Region> {
+        // SAFETY: an anonymous mapping at an address of the kernel's choice.
+        let address = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                REGION_SIZE,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            return None;
+        }
+        NonNull::new(address.cast()).map(Region)
+    }
+
+    /// The address that SQLite is given.
+    pub(crate) fn as_ptr(&self) -> *mut u8 {
+        self.0.as_ptr()
+    }
+
+    /// Copies the WAL-index header out.
+    pub(crate) fn header(&self) -> [u8; HEADER_SIZE] {
+        let mut header = [0; HEADER_SIZE];
+        // SAFETY: the region is longer than the header, and nobody writes to it meanwhile: we are
+        // inside a call of SQLite's, or outside all of them.
+        unsafe {
+            header
+                .as_mut_ptr()
+                .copy_from_nonoverlapping(self.0.as_ptr(), HEADER_SIZE)
+        };
+        header
+    }
+
+    /// Writes the WAL-index header.
+    pub(crate) fn set_header(&mut self, header: &[u8; HEADER_SIZE]) {
+        // SAFETY: as above.
+        unsafe {
+            self.0
+                .as_ptr()
+                .copy_from_nonoverlapping(header.as_ptr(), HEADER_SIZE)
+        };
+    }
+
+    /// Gives the memory back; the region is zero afterwards, but for the header.
+    pub(crate) fn discard(&mut self, header: &[u8; HEADER_SIZE]) {
+        // SAFETY: the range is exactly our mapping.
+        unsafe { libc::madvise(self.0.as_ptr().cast(), REGION_SIZE, libc::MADV_DONTNEED) };
+        self.set_header(header);
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: the range is exactly our mapping, and SQLite has let go of it: regions live as
+        // long as the connection's main file is open.
+        unsafe { libc::munmap(self.0.as_ptr().cast(), REGION_SIZE) };
+    }
+}

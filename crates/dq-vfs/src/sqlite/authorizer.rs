@@ -1,0 +1,100 @@
+//! What a client may not do, found out while SQLite prepares a statement. Refused statements fail
+//! with SQLITE_AUTH (23), as in dqlite 1.18.6 (`src/vfs.c`).
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+use libsqlite3_sys as sqlite;
+
+use crate::shared::Shared;
+
+/// PRAGMAs that are refused in any form.
+const REFUSED: [&[u8]; 4] = [
+    b"wal_checkpoint",
+    b"busy_timeout",
+    b"read_uncommitted",
+    b"locking_mode",
+];
+/// PRAGMAs that are refused with an argument, whatever it is.
+const REFUSED_WITH_ARGUMENT: [&[u8]; 4] = [
+    b"journal_mode",
+    b"page_size",
+    b"wal_autocheckpoint",
+    b"synchronous",
+];
+
+/// # Safety
+/// SQLite calls this with the connection's `Shared` and strings or nulls.
+pub(super) unsafe extern "C" fn authorize(
+    shared: *mut c_void,
+    action: c_int,
+    first: *const c_char,
+    second: *const c_char,
+    _database: *const c_char,
+    _trigger: *const c_char,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    let first = (!first.is_null()).then(|| unsafe { CStr::from_ptr(first) }.to_bytes());
+    let allowed = match action {
+        // SAFETY: `Shared` outlives the connection.
+        sqlite::SQLITE_ATTACH => may_attach(unsafe { &*shared.cast::<Shared>() }, first),
+        sqlite::SQLITE_PRAGMA => may_run_pragma(first.unwrap_or_default(), !second.is_null()),
+        _ => true,
+    };
+    if allowed {
+        sqlite::SQLITE_OK
+    } else {
+        sqlite::SQLITE_DENY
+    }
+}
+
+/// Only private temporary databases may be attached, which have no name. A name that is computed
+/// is not known yet; opening any but an empty one fails later, as long as it cannot name another
+/// VFS.
+fn may_attach(shared: &Shared, name: Option<&[u8]>) -> bool {
+    name.map_or(shared.allow_computed_attach, <[u8]>::is_empty)
+}
+
+fn may_run_pragma(name: &[u8], has_argument: bool) -> bool {
+    let is_in = |list: &[&[u8]]| {
+        list.iter()
+            .any(|refused| name.eq_ignore_ascii_case(refused))
+    };
+    !(is_in(&REFUSED) || has_argument && is_in(&REFUSED_WITH_ARGUMENT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_pragmas_are_refused_in_any_case_and_form() {
+        for name in [
+            b"wal_checkpoint".as_slice(),
+            b"LOCKING_MODE",
+            b"Busy_Timeout",
+        ] {
+            assert!(!may_run_pragma(name, false));
+            assert!(!may_run_pragma(name, true));
+        }
+    }
+
+    #[test]
+    fn settings_of_the_node_may_be_read_but_not_set() {
+        for name in [b"journal_mode".as_slice(), b"PAGE_SIZE", b"synchronous"] {
+            assert!(may_run_pragma(name, false));
+            assert!(!may_run_pragma(name, true));
+        }
+    }
+
+    #[test]
+    fn other_pragmas_are_allowed() {
+        for name in [
+            b"user_version".as_slice(),
+            b"integrity_check",
+            b"",
+            b"journal_mod",
+        ] {
+            assert!(may_run_pragma(name, true));
+        }
+    }
+}
