@@ -463,3 +463,6 @@ fn last_word(r: &mut Reader<'_>) -> Result<Option<u64>, DecodeError> {
         r.u64().map(Some)
     }
 }
+
+#[cfg(test)]
+mod tests;

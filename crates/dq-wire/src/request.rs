@@ -300,7 +300,8 @@ impl<'a> Request<'a> {
     /// Appends the message, header included.
     ///
     /// # Panics
-    /// If the body is larger than 32 GiB.
+    /// If the body is larger than 32 GiB, or parameters were decoded from something other than whole
+    /// words.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let start = begin_message(out);
         let mut schema = 0;
@@ -378,5 +379,168 @@ fn check_schema(header: &Header) -> Result<(), RequestError> {
         Ok(())
     } else {
         Err(RequestError::UnknownSchema { statement })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tuple::ParamsBuf;
+    use crate::value::tests::{any_value, text};
+    use crate::value::{Value, ValueRef};
+    use proptest::prelude::*;
+
+    fn decode(kind: u8, schema: u8, body: &[u8]) -> Result<Request<'_>, RequestError> {
+        let words = (body.len() / 8) as u32;
+        Request::decode(
+            &Header {
+                words,
+                kind,
+                schema,
+                extra: 0xbeef,
+            },
+            body,
+        )
+    }
+
+    const ALL: [u8; 19] = [
+        0, 1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19,
+    ];
+    const STATEMENT: [u8; 5] = [4, 5, 6, 8, 9];
+
+    #[test]
+    fn types_without_a_meaning_are_told_so_whatever_their_schema() {
+        for kind in (0..=255).filter(|kind| !ALL.contains(kind)) {
+            for schema in [0, 1, 2] {
+                let error = decode(kind, schema, &[0; 8]).unwrap_err();
+                assert_eq!(error, RequestError::UnknownType);
+                assert_eq!(error.failure(), Some((1005, "unrecognized request type")));
+            }
+        }
+    }
+
+    #[test]
+    fn schemas_are_checked_before_the_body_and_answered_with_two_codes() {
+        for kind in ALL {
+            for schema in [1, 2, 255] {
+                let statement = STATEMENT.contains(&kind);
+                let legal = kind == request_type::CONNECT || statement && schema == 1;
+                // The body is wrong for every type, and must not be what is complained about.
+                let error = decode(kind, schema, &[]).unwrap_err();
+                if legal {
+                    assert_eq!(error.failure(), None);
+                } else {
+                    let code = if statement { 1 } else { 1005 };
+                    assert_eq!(error, RequestError::UnknownSchema { statement });
+                    assert_eq!(error.failure(), Some((code, "unrecognized schema version")));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bodies_cut_short_close_the_connection() {
+        let name_only = b"a\0\0\0\0\0\0\0";
+        let name_and_word = b"a\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+        for (kind, body) in [
+            (request_type::OPEN, &b"abcdefgh"[..]),
+            (request_type::OPEN, name_only),
+            (request_type::OPEN, name_and_word),
+            (request_type::PREPARE, &[0; 8]),
+            (request_type::EXEC_SQL, &[0; 8]),
+            (request_type::QUERY_SQL, &[0; 8]),
+            (request_type::ADD, &[0; 8]),
+            (request_type::CONNECT, &[0; 8]),
+            (
+                request_type::EXEC,
+                &[0, 0, 0, 0, 0, 0, 0, 0, 200, 1, 1, 1, 1, 1, 1, 1],
+            ),
+        ] {
+            let error = decode(kind, 0, body).unwrap_err();
+            assert!(
+                matches!(error, RequestError::Malformed(_)),
+                "{kind} {body:?}"
+            );
+            assert_eq!(error.failure(), None);
+        }
+    }
+
+    #[test]
+    fn exec_of_a_single_word_has_no_parameters() {
+        let body = [0, 0, 0, 0, 7, 0, 0, 0];
+        assert_eq!(
+            decode(request_type::EXEC, 0, &body),
+            Ok(Request::Exec {
+                db: 0,
+                stmt: 7,
+                params: Params::default()
+            })
+        );
+    }
+
+    #[test]
+    fn what_follows_the_fields_is_ignored() {
+        assert_eq!(
+            decode(request_type::LEADER, 0, &[0; 24]),
+            Ok(Request::Leader)
+        );
+        let mut body = vec![0; 8];
+        body.extend_from_slice(b"select 1\0\0\0\0\0\0\0\0");
+        body.extend_from_slice(&[0; 16]);
+        let Ok(Request::QuerySql {
+            mut params, sql, ..
+        }) = decode(request_type::QUERY_SQL, 0, &body)
+        else {
+            panic!("refused");
+        };
+        assert_eq!(sql, b"select 1");
+        assert_eq!(params.next_value(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_request_decodes_to_what_was_encoded(
+            (kind, a, b) in any::<(prop::sample::Index, u64, u64)>(),
+            (c, d) in any::<(u32, u32)>(),
+            one in text(),
+            two in text(),
+            values in proptest::collection::vec(any_value(), 0..5),
+            schema in 0u8..2,
+        ) {
+            let refs: Vec<ValueRef<'_>> = values.iter().map(Value::as_value_ref).collect();
+            let params = ParamsBuf::from_values(&refs);
+            let params = params.as_params();
+            let requests = [
+                Request::Leader,
+                Request::Client { id: a },
+                Request::Open { name: &one, flags: a, vfs: &two },
+                Request::Prepare { schema, db: a, sql: &one },
+                Request::Exec { db: c, stmt: d, params: params.clone() },
+                Request::Query { db: c, stmt: d, params: params.clone() },
+                Request::Finalize { db: c, stmt: d },
+                Request::ExecSql { db: a, sql: &one, params: params.clone() },
+                Request::QuerySql { db: a, sql: &one, params },
+                Request::Interrupt { db: a },
+                Request::Connect { id: a, address: &two },
+                Request::Add { id: a, address: &two },
+                Request::Assign { id: a, role: b },
+                Request::Promote { id: a },
+                Request::Remove { id: a },
+                Request::Dump { name: &one },
+                Request::Cluster { format: a },
+                Request::Transfer { id: a },
+                Request::Describe { format: a },
+                Request::Weight { weight: a },
+            ];
+            let request = kind.get(&requests);
+            let mut out = b"before".to_vec();
+            request.encode(&mut out);
+            let message = &out[6..];
+            let header = Header::decode(message).unwrap();
+            prop_assert_eq!(header.body_size(), (message.len() - Header::SIZE) as u64);
+            prop_assert_eq!(header.kind, request.kind());
+            let back = Request::decode(&header, &message[Header::SIZE..]);
+            prop_assert_eq!(back.as_ref(), Ok(request));
+        }
     }
 }

@@ -420,3 +420,140 @@ pub fn encode_files(files: &[FileHead<'_>], max: u64) -> Option<Vec<Vec<u8>>> {
     pieces[0].splice(..0, header.encode());
     Some(pieces)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::configuration::tests::any_configuration;
+    use crate::value::tests::text;
+    use proptest::prelude::*;
+
+    fn header(kind: u8, schema: u8) -> Header {
+        Header {
+            words: 0,
+            kind,
+            schema,
+            extra: 0,
+        }
+    }
+
+    #[test]
+    fn types_and_schemas_without_a_meaning_are_malformed() {
+        for kind in 11..=255 {
+            let error = DecodeError::Malformed {
+                field: "response type",
+                offset: 0,
+            };
+            assert_eq!(Response::decode(&header(kind, 0), &[0; 8]), Err(error));
+        }
+        let error = DecodeError::Malformed {
+            field: "schema",
+            offset: 0,
+        };
+        assert_eq!(
+            Response::decode(&header(response_type::STMT, 2), &[0; 24]),
+            Err(error)
+        );
+    }
+
+    #[test]
+    fn a_role_without_a_meaning_is_malformed() {
+        let mut body = vec![1, 0, 0, 0, 0, 0, 0, 0];
+        body.extend_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0]);
+        body.extend_from_slice(b"a\0\0\0\0\0\0\0");
+        body.extend_from_slice(&[3, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(
+            Response::decode(&header(response_type::SERVERS, 0), &body),
+            Err(DecodeError::Malformed {
+                field: "role",
+                offset: 24
+            })
+        );
+    }
+
+    #[test]
+    fn counts_that_cannot_be_there_are_refused_before_room_is_made() {
+        for kind in [response_type::SERVERS, response_type::FILES] {
+            let mut body = vec![0xff; 8];
+            body.extend_from_slice(&[0; 64]);
+            let decoded = Response::decode(&header(kind, 0), &body);
+            assert!(matches!(decoded, Err(DecodeError::Incomplete { .. })));
+        }
+    }
+
+    #[test]
+    fn an_unknown_format_of_servers_has_no_answer() {
+        let configuration = Configuration::default();
+        assert!(Response::servers(&configuration, 0).is_some());
+        assert!(Response::servers(&configuration, 1).is_some());
+        assert!(Response::servers(&configuration, 2).is_none());
+    }
+
+    #[test]
+    fn files_that_are_too_large_or_not_whole_words_are_not_announced() {
+        let file = |size| FileHead { name: b"t", size };
+        assert!(
+            encode_files(&[file(4096)], 4096).is_none(),
+            "the limit is for the whole body"
+        );
+        assert!(encode_files(&[file(4096)], 4096 + 24).is_some());
+        assert!(encode_files(&[file(7)], u64::MAX).is_none());
+        assert!(encode_files(&[file(8 << 32)], u64::MAX).is_none());
+        assert!(encode_files(&[file(u64::MAX - 7), file(u64::MAX - 7)], u64::MAX).is_none());
+    }
+
+    #[test]
+    fn no_files_at_all_are_a_response_too() {
+        let pieces = encode_files(&[], 1 << 20).unwrap();
+        let mut out = Vec::new();
+        Response::Files { list: vec![] }.encode(&mut out);
+        assert_eq!(pieces.concat(), out);
+    }
+
+    proptest! {
+        #[test]
+        fn a_response_decodes_to_what_was_encoded_and_no_truncation_does(
+            (kind, a, b) in any::<(prop::sample::Index, u64, u64)>(),
+            (c, d) in any::<(u32, u32)>(),
+            one in text(),
+            configuration in any_configuration(),
+            files in proptest::collection::vec((text(), 0usize..4), 0..3),
+        ) {
+            let data = [7; 32];
+            let list = files
+                .iter()
+                .map(|(name, words)| File { name, data: &data[..words * 8] })
+                .collect();
+            let now = Dialect::default();
+            let legacy = Dialect { legacy: true, ..now };
+            let format_0 = Dialect { cluster_format: 0, ..now };
+            let responses = [
+                (Response::Failure { code: a, message: &one }, now),
+                (Response::Server { id: a, address: &one }, now),
+                (Response::ServerLegacy { address: &one }, legacy),
+                (Response::Welcome { heartbeat_ms: a }, now),
+                (Response::servers(&configuration, 0).unwrap(), format_0),
+                (Response::servers(&configuration, 1).unwrap(), now),
+                (Response::Db { id: c }, now),
+                (Response::Stmt { db: c, id: d, params: a, tail: None }, now),
+                (Response::Stmt { db: c, id: d, params: a, tail: Some(b) }, now),
+                (Response::Result { last_insert_id: a, rows_affected: b }, now),
+                (Response::Empty, now),
+                (Response::Files { list }, now),
+                (Response::Metadata { failure_domain: a, weight: b }, now),
+            ];
+            let (response, dialect) = kind.get(&responses);
+            let mut out = b"before".to_vec();
+            response.encode(&mut out);
+            let (header, body) = out[6..].split_at(Header::SIZE);
+            let header = Header::decode(header).unwrap();
+            prop_assert_eq!(header.body_size(), body.len() as u64);
+            prop_assert_eq!(header.kind, response.kind());
+            let back = Response::decode_dialect(&header, body, *dialect);
+            prop_assert_eq!(back.as_ref(), Ok(response));
+            for len in 0..body.len() {
+                prop_assert!(Response::decode_dialect(&header, &body[..len], *dialect).is_err());
+            }
+        }
+    }
+}
