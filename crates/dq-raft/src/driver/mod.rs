@@ -442,6 +442,15 @@ impl Driver {
         if self.failed {
             return;
         }
+        // A snapshot on the way is lost too, or its answer is; if it was installed after all, the
+        // next probe finds that out.
+        if self
+            .peers
+            .get(&id)
+            .is_some_and(|peer| peer.snapshot.is_some())
+        {
+            self.snapshot_failed(id);
+        }
         self.call(|raw| raw.report_unreachable(id));
         self.drain();
     }

@@ -5,6 +5,7 @@
 //! brings the count up to date before it is looked at, but never across such a tick: whatever has
 //! arrived goes before an election whose time has come in the same turn.
 
+use dq_wire::Role;
 use raft::StateRole;
 
 use super::{Driver, DriverError, Options};
@@ -163,6 +164,13 @@ impl Driver {
                 return;
             }
             self.campaigns += 1;
+            if !self.raw.raft.promotable() && self.is_electable() {
+                // raft-rs's own timer is for voters only.
+                self.raw.raft.election_elapsed = 0;
+                self.campaign();
+                self.drain();
+                return;
+            }
         }
         if self.call(|raw| raw.tick()) {
             self.drain();
@@ -176,6 +184,23 @@ impl Driver {
         self.pending.is_empty()
     }
 
+    /// True if this node can stand for election: it is a voter, or the change that takes its vote
+    /// away is not known to be committed. It may be the only one with that change in its log: the
+    /// remaining voters would then need its vote, and it would not give it to their shorter logs.
+    /// Its own vote does not count, and once elected it steps down as soon as the change commits.
+    fn is_electable(&self) -> bool {
+        let voted = self.membership.committed().0.server(self.options.id);
+        self.raw.raft.promotable()
+            || (self.membership.is_changing()
+                && voted.is_some_and(|server| server.role == Role::Voter))
+    }
+
+    fn campaign(&mut self) {
+        if let Err(error) = self.call(|raw| raw.campaign()) {
+            ::log::error!("node {}: cannot campaign: {error}", self.options.id);
+        }
+    }
+
     fn may_elect_itself(&self) -> bool {
         self.epoch.is_none() && self.is_sole_voter() && self.may_campaign()
     }
@@ -184,9 +209,7 @@ impl Driver {
     pub(super) fn campaign_if_alone(&mut self) {
         if self.may_elect_itself() {
             self.campaigns += 1;
-            if let Err(error) = self.call(|raw| raw.campaign()) {
-                ::log::error!("node {}: cannot elect itself: {error}", self.options.id);
-            }
+            self.campaign();
         }
     }
 
