@@ -28,49 +28,76 @@ pub const BODY_SIZE_HARD_MAX: u64 = 1 << 31;
 pub const BODY_SIZE_DEFAULT_MAX: u64 = 64 << 20;
 
 /// Request types. 2 was a heartbeat, which no server answers any more.
-#[allow(
-    missing_docs,
-    reason = "the names are those of the protocol; proto-spec/client.md"
-)]
 pub mod request_type {
+    #[cfg(doc)]
+    use crate::Request;
+
+    /// [`Request::Leader`].
     pub const LEADER: u8 = 0;
+    /// [`Request::Client`].
     pub const CLIENT: u8 = 1;
+    /// [`Request::Open`].
     pub const OPEN: u8 = 3;
+    /// [`Request::Prepare`].
     pub const PREPARE: u8 = 4;
+    /// [`Request::Exec`].
     pub const EXEC: u8 = 5;
+    /// [`Request::Query`].
     pub const QUERY: u8 = 6;
+    /// [`Request::Finalize`].
     pub const FINALIZE: u8 = 7;
+    /// [`Request::ExecSql`].
     pub const EXEC_SQL: u8 = 8;
+    /// [`Request::QuerySql`].
     pub const QUERY_SQL: u8 = 9;
+    /// [`Request::Interrupt`].
     pub const INTERRUPT: u8 = 10;
+    /// [`Request::Connect`].
     pub const CONNECT: u8 = 11;
+    /// [`Request::Add`].
     pub const ADD: u8 = 12;
-    /// Also PROMOTE: the same type with a shorter body.
+    /// [`Request::Assign`] and, with a shorter body, [`Request::Promote`].
     pub const ASSIGN: u8 = 13;
+    /// [`Request::Remove`].
     pub const REMOVE: u8 = 14;
+    /// [`Request::Dump`].
     pub const DUMP: u8 = 15;
+    /// [`Request::Cluster`].
     pub const CLUSTER: u8 = 16;
+    /// [`Request::Transfer`].
     pub const TRANSFER: u8 = 17;
+    /// [`Request::Describe`].
     pub const DESCRIBE: u8 = 18;
+    /// [`Request::Weight`].
     pub const WEIGHT: u8 = 19;
 }
 
 /// Response types.
-#[allow(
-    missing_docs,
-    reason = "the names are those of the protocol; proto-spec/client.md"
-)]
 pub mod response_type {
+    #[cfg(doc)]
+    use crate::Response;
+
+    /// [`Response::Failure`].
     pub const FAILURE: u8 = 0;
+    /// [`Response::Server`].
     pub const SERVER: u8 = 1;
+    /// [`Response::Welcome`].
     pub const WELCOME: u8 = 2;
+    /// [`Response::Servers`].
     pub const SERVERS: u8 = 3;
+    /// [`Response::Db`].
     pub const DB: u8 = 4;
+    /// [`Response::Stmt`].
     pub const STMT: u8 = 5;
+    /// [`Response::Result`].
     pub const RESULT: u8 = 6;
+    /// [`Response::Rows`].
     pub const ROWS: u8 = 7;
+    /// [`Response::Empty`].
     pub const EMPTY: u8 = 8;
+    /// [`Response::Files`].
     pub const FILES: u8 = 9;
+    /// [`Response::Metadata`].
     pub const METADATA: u8 = 10;
 }
 

@@ -55,13 +55,18 @@ const RESULT_PRE_VOTE: u64 = 1;
 /// The type of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-#[allow(missing_docs, reason = "the variants of `Message`")]
 pub enum MessageKind {
+    /// [`Message::AppendEntries`].
     AppendEntries = 1,
+    /// [`Message::AppendEntriesResult`].
     AppendEntriesResult = 2,
+    /// [`Message::RequestVote`].
     RequestVote = 3,
+    /// [`Message::RequestVoteResult`].
     RequestVoteResult = 4,
+    /// [`Message::InstallSnapshot`].
     InstallSnapshot = 5,
+    /// [`Message::TimeoutNow`].
     TimeoutNow = 6,
 }
 
@@ -134,13 +139,18 @@ impl Preamble {
 
 /// A message, without its payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the types say it")]
 pub enum Message {
+    /// Entries to append, or a heartbeat.
     AppendEntries(AppendEntries),
+    /// What became of them, or of a snapshot.
     AppendEntriesResult(AppendEntriesResult),
+    /// A request for a vote.
     RequestVote(RequestVote),
+    /// The vote.
     RequestVoteResult(RequestVoteResult),
+    /// A snapshot to start over from.
     InstallSnapshot(InstallSnapshot),
+    /// Leadership, handed over.
     TimeoutNow(TimeoutNow),
 }
 

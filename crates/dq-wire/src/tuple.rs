@@ -132,7 +132,6 @@ impl<'a> Params<'a> {
     /// # Errors
     /// The value's type is none for parameters, or its bytes are wrong or cut short. The value
     /// stays, and so does the error: nothing after it can be taken.
-    #[allow(clippy::type_complexity, reason = "the shape of a fallible iterator")]
     pub fn next_value(&mut self) -> Option<Result<ValueRef<'a>, DecodeError>> {
         self.cursor.next_value(self.bytes)
     }
