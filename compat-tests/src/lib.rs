@@ -10,4 +10,5 @@
 
 #![forbid(unsafe_code)]
 
+pub mod load;
 pub mod servers;
