@@ -184,18 +184,22 @@ impl Connection {
         self.grant = Some(grant);
     }
 
-    pub(crate) fn release(&mut self) {
+    /// The job is over. True if its last transactions were so large that SQLite should drop its
+    /// cache too.
+    pub(crate) fn release(&mut self) -> bool {
         self.grant = None;
         self.unpin_if_idle();
-        if self.is_idle() && self.wal.frame_count() > KEPT_FRAMES {
+        let large = self.is_settled() && self.wal.frame_count() > KEPT_FRAMES;
+        if large {
             self.wal.restart();
             self.shown = Shown::Nothing;
         }
+        large
     }
 
     /// Gives back what only speed needs; true if SQLite may drop its cache too.
     pub(crate) fn shrink(&mut self) -> bool {
-        if !self.is_idle() {
+        if !self.is_settled() {
             return false;
         }
         self.wal.restart();
@@ -412,6 +416,11 @@ impl Connection {
         self.read_slots == 0 && self.writing.is_none()
     }
 
+    /// True if nobody needs the frames: nothing is read, and nothing waits to be published.
+    fn is_settled(&self) -> bool {
+        self.is_idle() && self.chain.is_none()
+    }
+
     fn unpin_if_idle(&mut self) {
         // Unpublished frames lie on top of the pin, unless a deletion made it void.
         let needed = self
@@ -478,8 +487,8 @@ impl Connection {
     /// Notes that SQLite commits now: dropping the write lock is not a rollback. False if the
     /// commit must fail here, because no commit frame will come at which it could.
     pub(crate) fn commit_begins(&mut self) -> bool {
-        self.committing = true;
-        !self.delete_asked || self.may_commit().is_ok()
+        self.committing = !self.delete_asked || self.may_commit().is_ok();
+        self.committing
     }
 
     fn may_commit(&mut self) -> Result<(), Code> {

@@ -256,9 +256,9 @@ impl Model {
             ),
             34 => format!("CREATE INDEX IF NOT EXISTS i{} ON {table} (c, a)", key % 3),
             35 => format!("DROP INDEX IF EXISTS i{}", key % 3),
-            36 if key % 4 == 0 => format!("DROP TABLE IF EXISTS {table}"),
+            36 if r.one_in(4) => format!("DROP TABLE IF EXISTS {table}"),
             36 => format!("PRAGMA user_version = {key}"),
-            37 if key % 3 == 0 => "VACUUM".into(),
+            37 if r.one_in(3) => "VACUUM".into(),
             37 => "PRAGMA user_version; PRAGMA page_count; PRAGMA freelist_count".into(),
             38 => format!(
                 "PRAGMA cache_size = {}",

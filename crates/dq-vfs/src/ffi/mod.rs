@@ -16,6 +16,9 @@ pub(crate) mod memory_file;
 pub(crate) mod vfs;
 pub(crate) mod wal_file;
 
+#[cfg(test)]
+mod tests;
+
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 
