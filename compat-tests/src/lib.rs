@@ -10,5 +10,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod conformance;
 pub mod load;
 pub mod servers;
