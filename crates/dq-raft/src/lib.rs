@@ -12,7 +12,7 @@ mod types;
 pub use crate::log::cache::Trailing;
 pub use driver::{
     ChangeError, ChangeToken, Driver, DriverError, Effect, Epoch, Options, PAYLOAD_BYTES_MAX,
-    PeerProgress, ProposeError, RaftRole, ReceiveError,
+    PeerProgress, Proof, ProposeError, RaftRole, ReadMode, ReadOptions, ReadTicket, ReceiveError,
 };
 pub use message::{
     AppendEntries, AppendEntriesResult, Echo, Message, PeerId, RequestVote, RequestVoteResult,

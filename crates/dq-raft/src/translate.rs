@@ -27,7 +27,7 @@ use raft::{Progress, ProgressState, StateRole};
 
 use crate::log::cache::{EntryId, LogCache, handle};
 use crate::message::{
-    AppendEntries, AppendEntriesResult, Message, RequestVote, RequestVoteResult, Stamp,
+    AppendEntries, AppendEntriesResult, Echo, Message, RequestVote, RequestVoteResult, Stamp,
 };
 
 /// The context by which raft-rs marks votes of a leadership transfer.
@@ -177,19 +177,23 @@ fn guarded(
     Some(append)
 }
 
-/// Outgoing messages that need no memory: results, votes, TimeoutNow.
+/// An outgoing answer to a leader of our term.
+pub(crate) fn result_out(message: &eraftpb::Message, echo: Echo) -> AppendEntriesResult {
+    AppendEntriesResult {
+        term: message.term,
+        rejected: if message.reject { message.index } else { 0 },
+        last_index: if message.reject {
+            message.reject_hint
+        } else {
+            message.index
+        },
+        echo: Some(echo),
+    }
+}
+
+/// Outgoing messages that need no memory: votes, TimeoutNow.
 pub(crate) fn plain_out(view: &View<'_>, message: &eraftpb::Message) -> Option<Message> {
     Some(match message.get_msg_type() {
-        MessageType::MsgAppendResponse => Message::AppendEntriesResult(AppendEntriesResult {
-            term: message.term,
-            rejected: if message.reject { message.index } else { 0 },
-            last_index: if message.reject {
-                message.reject_hint
-            } else {
-                message.index
-            },
-            echo: None,
-        }),
         kind @ (MessageType::MsgRequestVote | MessageType::MsgRequestPreVote) => {
             Message::RequestVote(RequestVote {
                 term: message.term,

@@ -107,6 +107,21 @@ pub(super) struct Change {
     stage: Stage,
 }
 
+/// The transfer of leadership that is under way.
+#[derive(Clone, Copy)]
+pub(super) enum Transfer {
+    /// The followers are told to forget their promises.
+    Releasing {
+        target: u64,
+        /// The last sequence number before the news.
+        seq: u32,
+        /// When it is gone on with anyway, ms.
+        deadline: u64,
+    },
+    /// raft-rs is at it.
+    Asked,
+}
+
 #[derive(Clone, Copy)]
 enum Stage {
     CatchingUp(CatchUp),
@@ -233,18 +248,49 @@ impl Driver {
             }
             id
         };
-        self.transfer = Some(target);
-        self.call(|raw| raw.transfer_leader(target));
+        let deadline = self.clock.now() + self.options.heartbeat_ms;
+        // Without anybody to tell, the deadline is now.
+        let (seq, deadline) = self.release().map_or((0, 0), |seq| (seq, deadline));
+        self.transfer = Some(Transfer::Releasing {
+            target,
+            seq,
+            deadline,
+        });
         self.drain();
         Ok(())
     }
 
-    /// Ends a transfer that raft-rs has given up.
-    pub(super) fn note_transfer(&mut self) {
-        if self.transfer.is_some() && self.raw.raft.lead_transferee.is_none() {
-            self.transfer = None;
-            let result = Err(ChangeError::TransferFailed);
-            self.effects.push(Effect::TransferDone { result });
+    /// Goes on with a transfer: asks the target to stand once a majority knows that its promises
+    /// are given up, or there is no time left to wait for that, which only spares the target a
+    /// refused election; and ends one that raft-rs has given up.
+    pub(super) fn step_transfer(&mut self) {
+        match self.transfer {
+            Some(Transfer::Releasing {
+                target,
+                seq,
+                deadline,
+            }) => {
+                if deadline <= self.clock.now() || self.is_released(seq) {
+                    self.transfer = Some(Transfer::Asked);
+                    self.call(|raw| raw.transfer_leader(target));
+                    // A target that raft-rs does not take is none; it has given up at once then.
+                    self.step_transfer();
+                }
+            }
+            Some(Transfer::Asked) if self.raw.raft.lead_transferee.is_none() => {
+                self.transfer = None;
+                let result = Err(ChangeError::TransferFailed);
+                self.effects.push(Effect::TransferDone { result });
+            }
+            Some(Transfer::Asked) | None => {}
+        }
+    }
+
+    /// When the target of a transfer is asked at the latest, ms.
+    pub(super) fn transfer_deadline(&self) -> u64 {
+        match self.transfer {
+            Some(Transfer::Releasing { deadline, .. }) => deadline,
+            _ => u64::MAX,
         }
     }
 

@@ -38,6 +38,7 @@
 
 mod change;
 mod log;
+mod proof;
 mod ready;
 mod receive;
 mod status;
@@ -60,6 +61,7 @@ use crate::translate::{self, PeerState, View};
 use crate::types::{DiskOp, LogEntry, Payload, Persist, Recovered, SnapshotMeta};
 
 pub use change::{ChangeError, ChangeToken};
+pub use proof::{Proof, ReadMode, ReadOptions, ReadTicket};
 pub use receive::ReceiveError;
 pub use status::{PeerProgress, RaftRole};
 
@@ -213,7 +215,8 @@ pub struct Driver {
     epoch_changes: u64,
     peers: BTreeMap<u64, PeerState>,
     change: Option<change::Change>,
-    transfer: Option<u64>,
+    transfer: Option<change::Transfer>,
+    proofs: proof::Proofs,
     next_token: u64,
 
     pending: VecDeque<Pending>,
@@ -290,6 +293,7 @@ impl Driver {
             peers: BTreeMap::new(),
             change: None,
             transfer: None,
+            proofs: proof::Proofs::default(),
             next_token: 1,
             pending: VecDeque::new(),
             next_persist: 1,
@@ -302,9 +306,11 @@ impl Driver {
         Ok(driver)
     }
 
-    /// Begins, once, at `now_ms`. A sole voter elects itself at once.
+    /// Begins, once, at `now_ms`. A sole voter elects itself at once, or when a promise of the
+    /// process before has run out.
     pub fn start(&mut self, now_ms: u64) {
         self.clock.start(now_ms);
+        self.hold_old_promise();
         self.drain();
         self.campaign_if_alone();
         self.drain();
@@ -442,6 +448,7 @@ impl Driver {
         if self.failed {
             return;
         }
+        self.connected(id);
         // A snapshot on the way is lost too, or its answer is; if it was installed after all, the
         // next probe finds that out.
         if self
@@ -498,6 +505,7 @@ impl Driver {
             );
             self.epoch = Some(epoch);
             self.epoch_changes += 1;
+            self.reset_lead();
             self.raw.mut_store().set_send_floor(epoch.first_index);
             self.effects.push(Effect::EpochBegan(epoch));
         }

@@ -10,7 +10,7 @@ use raft::eraftpb::{self, MessageType};
 
 use super::{Driver, Effect, Pending, decode_change};
 use crate::membership::{Membership, TrackerTarget};
-use crate::message::Message;
+use crate::message::{AppendEntries, Message};
 use crate::translate::{self, INSTALL_TIMEOUT_MS, SnapshotSend};
 use crate::types::{DiskOp, LogEntry, Persist};
 
@@ -58,6 +58,7 @@ impl Driver {
             return;
         }
         loop {
+            self.step_transfer();
             self.sync_tracker();
             if self.raw.has_ready() {
                 self.handle_ready();
@@ -69,7 +70,7 @@ impl Driver {
         if self.raw.store().take_snapshot_wanted() {
             self.effects.push(Effect::SnapshotWanted);
         }
-        self.note_transfer();
+        self.drop_echo();
     }
 
     fn handle_ready(&mut self) {
@@ -178,6 +179,7 @@ impl Driver {
             let configuration =
                 decode_change(&entry.payload).expect("checked when it was received or made");
             self.membership.append(entry.index, configuration);
+            self.forget_strangers();
         }
         pending.touches = Some(pending.touches.unwrap_or(first));
         pending.last = first + entries.len() as u64 - 1;
@@ -243,7 +245,7 @@ impl Driver {
             let mut peer = self.peers.remove(&to).unwrap_or_default();
             let out = match message.get_msg_type() {
                 MessageType::MsgAppend => translate::append_out(&self.view(), &mut peer, &message)
-                    .map(Message::AppendEntries),
+                    .map(|append| self.stamped(to, append)),
                 MessageType::MsgHeartbeat => {
                     translate::owe_heartbeat(&mut peer);
                     self.raw
@@ -251,7 +253,7 @@ impl Driver {
                         .prs()
                         .get(to)
                         .and_then(|pr| translate::heartbeat_out(&self.view(), &mut peer, pr))
-                        .map(Message::AppendEntries)
+                        .map(|append| self.stamped(to, append))
                 }
                 MessageType::MsgSnapshot => {
                     let index = message.get_snapshot().get_metadata().index;
@@ -268,14 +270,25 @@ impl Driver {
                         }
                     })
                 }
+                MessageType::MsgAppendResponse => {
+                    let echo = self.take_echo(to);
+                    Some(Message::AppendEntriesResult(translate::result_out(
+                        &message, echo,
+                    )))
+                }
                 _ => translate::plain_out(&self.view(), &message),
             };
-            if self.epoch.is_some() {
+            if self.epoch.is_some() && self.raw.raft.prs().get(to).is_some() {
                 self.peers.insert(to, peer);
             }
             translated.extend(out.map(|message| (to, message)));
         }
         translated
+    }
+
+    fn stamped(&mut self, to: u64, mut append: AppendEntries) -> Message {
+        append.stamp = self.stamp(to);
+        Message::AppendEntries(append)
     }
 
     /// Sends a message, or holds it as long as our term is not durable.

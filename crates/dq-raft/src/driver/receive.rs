@@ -14,7 +14,8 @@ use super::{Driver, Effect, decode_change};
 use crate::log::cache::EntryId;
 use crate::membership::TrackerTarget;
 use crate::message::{
-    AppendEntries, AppendEntriesResult, Message, NUMBER_MAX, PeerId, RequestVote, RequestVoteResult,
+    AppendEntries, AppendEntriesResult, Echo, Message, NUMBER_MAX, PeerId, RequestVote,
+    RequestVoteResult,
 };
 use crate::translate::{self, Step};
 use crate::types::SnapshotMeta;
@@ -125,14 +126,19 @@ impl Driver {
             return Ok(());
         }
         let message = translate::append_in(from, self.options.id, &append);
-        for entry in append.entries {
+        for entry in &append.entries {
             let at = EntryId {
                 index: entry.index,
                 term: entry.term,
             };
-            self.raw.mut_store().stage(at, entry.kind, entry.payload);
+            self.raw
+                .mut_store()
+                .stage(at, entry.kind, entry.payload.clone());
         }
+        let log = &self.raw.raft.raft_log;
+        let matches = log.match_term(append.prev_index, append.prev_term);
         self.step(message);
+        self.echo_append(from, &append, matches);
         Ok(())
     }
 
@@ -142,7 +148,7 @@ impl Driver {
             term: self.raw.raft.term,
             rejected: position.max(1),
             last_index: 0,
-            echo: None,
+            echo: Some(Echo::default()),
         };
         self.send_when_durable(from, Message::AppendEntriesResult(result));
     }
@@ -163,6 +169,7 @@ impl Driver {
         let Some(progress) = self.raw.raft.prs().get(from).cloned() else {
             return;
         };
+        self.note_echo(from, &result);
         let mut peer = self.peers.remove(&from).unwrap_or_default();
         let steps = translate::result_in(&self.view(), &mut peer, &progress, from, &result);
         self.peers.insert(from, peer);
@@ -195,6 +202,9 @@ impl Driver {
     }
 
     fn vote_requested(&mut self, from: u64, request: RequestVote) {
+        if self.is_bound() {
+            return; // whatever its flags: raft-rs would obey one that disrupts
+        }
         let raft = &self.raw.raft;
         // A node with the best log and the oldest term would never be elected if the others' real
         // terms never reached it: their refusals may be echoes.
@@ -238,7 +248,7 @@ impl Driver {
             && raft.state == StateRole::Follower
             && raft.term == term
             && ours == last;
-        if valid && self.may_campaign() {
+        if valid && self.disk_is_idle() && self.dissolve_promise(term) {
             self.campaigns += 1;
             self.step(translate::base(
                 MessageType::MsgTimeoutNow,

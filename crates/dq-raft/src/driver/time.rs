@@ -88,8 +88,16 @@ impl Driver {
                 .last_tick
                 .saturating_add((ticks as u64).saturating_mul(self.clock.ticks.ms))
         });
-        tick.min(self.snapshot_deadline())
+        let alone = self.epoch.is_none() && self.is_sole_voter() && self.is_bound();
+        let bound = if alone {
+            self.promised_until()
+        } else {
+            u64::MAX
+        };
+        tick.min(bound)
+            .min(self.snapshot_deadline())
             .min(self.change_deadline())
+            .min(self.transfer_deadline())
     }
 
     /// The time of [`Driver::deadline`] has come, or any other: early calls do no harm.
@@ -159,9 +167,12 @@ impl Driver {
         let raft = &self.raw.raft;
         let follows = raft.state != StateRole::Leader;
         if follows && raft.election_elapsed + 1 >= raft.randomized_election_timeout() {
-            if !self.may_campaign() {
+            if !self.disk_is_idle() {
                 self.raw.raft.election_elapsed = 0;
                 return;
+            }
+            if self.is_bound() {
+                return; // the next tick after the promise is the one
             }
             self.campaigns += 1;
             if !self.raw.raft.promotable() && self.is_electable() {
@@ -175,12 +186,12 @@ impl Driver {
         if self.call(|raw| raw.tick()) {
             self.drain();
         }
-        self.note_transfer();
+        self.step_transfer();
     }
 
     /// True unless disk work is outstanding: a vote for oneself must not count entries that a
     /// crash could still take away, and raft-rs panics if a sole voter becomes leader then.
-    pub(super) fn may_campaign(&self) -> bool {
+    pub(super) fn disk_is_idle(&self) -> bool {
         self.pending.is_empty()
     }
 
@@ -202,7 +213,7 @@ impl Driver {
     }
 
     fn may_elect_itself(&self) -> bool {
-        self.epoch.is_none() && self.is_sole_voter() && self.may_campaign()
+        self.epoch.is_none() && self.is_sole_voter() && self.disk_is_idle() && !self.is_bound()
     }
 
     /// A sole voter has nobody to wait for.

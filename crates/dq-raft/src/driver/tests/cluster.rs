@@ -3,7 +3,7 @@
 use dq_wire::Role;
 
 use super::network::*;
-use crate::driver::{ChangeError, Effect, Epoch};
+use crate::driver::{ChangeError, Effect, Epoch, ReadMode};
 
 /// Heals everything and requires that all nodes apply a new entry, and with it all before it.
 fn must_recover(network: &mut Network) {
@@ -34,12 +34,14 @@ fn must_recover(network: &mut Network) {
 }
 
 /// Random faults, proposals, transfers and changes; the network checks safety at every step.
-fn foul_weather(voters: u64, seed: u64) -> Counts {
+fn foul_weather(voters: u64, seed: u64, reads: ReadMode) -> Counts {
     let world = World {
         loss_percent: 2,
         delay_ms: 20,
         disk_ms: 15,
         snapshot_every: 10,
+        reads,
+        skew: 45,
     };
     let mut network = Network::of_voters(voters, seed, world);
     let mut acknowledged = 0;
@@ -71,8 +73,11 @@ fn foul_weather(voters: u64, seed: u64) -> Counts {
         for _ in 0..network.random.below(4) {
             network.propose(number);
         }
-        let pause = network.random.below(150);
-        network.run(pause);
+        for _ in 0..network.random.below(5) {
+            let pause = network.random.below(50);
+            network.run(pause);
+            network.read();
+        }
         acknowledged = acknowledged.max(network.committed.keys().last().copied().unwrap_or(0));
     }
     must_recover(&mut network);
@@ -102,7 +107,8 @@ fn three_voters_elect_a_leader_and_all_apply_what_it_proposes() {
 fn three_voters_keep_what_they_acknowledged_through_foul_weather() {
     let mut counts = Counts::default();
     for seed in 0..40 {
-        counts += foul_weather(3, seed);
+        let reads = [ReadMode::Quorum, ReadMode::Lease][seed as usize % 2];
+        counts += foul_weather(3, seed, reads);
     }
     assert!(counts.all_seen(), "the weather was foul enough: {counts:?}");
 }
@@ -111,7 +117,8 @@ fn three_voters_keep_what_they_acknowledged_through_foul_weather() {
 fn five_voters_keep_what_they_acknowledged_through_foul_weather() {
     let mut counts = Counts::default();
     for seed in 100..120 {
-        counts += foul_weather(5, seed);
+        let reads = [ReadMode::Quorum, ReadMode::Lease][seed as usize % 2];
+        counts += foul_weather(5, seed, reads);
     }
     assert!(counts.all_seen(), "the weather was foul enough: {counts:?}");
 }
@@ -124,6 +131,7 @@ fn the_same_seed_gives_the_same_run() {
             delay_ms: 20,
             disk_ms: 15,
             snapshot_every: 10,
+            ..World::KIND
         };
         let mut network = Network::of_voters(3, seed, world);
         for number in 0..30 {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use dq_wire::raft_rpc::{self, Preamble};
 use dq_wire::{Configuration, EntryKind, Role, Server};
 
-use crate::driver::{Driver, Effect, Options};
+use crate::driver::{Driver, Effect, Options, Proof, ReadMode, ReadOptions, ReadTicket};
 use crate::log::cache::Trailing;
 use crate::message::{Message, PeerId};
 use crate::types::{DiskOp, LogEntry, Payload, Persist, Recovered, SnapshotMeta};
@@ -151,6 +151,34 @@ struct Node {
     disk: Disk,
     applied: u64,
     disk_busy: bool,
+    /// The rate of its clock, in thousandths.
+    rate: u64,
+    /// The promise bound, a file of its own.
+    bound_ms: u64,
+    reads: Vec<Read>,
+}
+
+/// A read that waits for its proof.
+struct Read {
+    ticket: ReadTicket,
+    /// What it must see: everything that somebody knew to be done when it arrived.
+    at_least: u64,
+}
+
+impl Node {
+    fn local(&self, now: u64) -> u64 {
+        now * self.rate / 1000
+    }
+
+    /// When its clock will show its driver's deadline.
+    fn deadline(&self) -> Option<u64> {
+        let deadline = self.driver.as_ref()?.deadline();
+        Some(
+            deadline
+                .checked_mul(1000)
+                .map_or(u64::MAX, |d| d.div_ceil(self.rate)),
+        )
+    }
 }
 
 enum Event {
@@ -173,6 +201,9 @@ pub(crate) struct World {
     pub(crate) delay_ms: u64,
     pub(crate) disk_ms: u64,
     pub(crate) snapshot_every: u64,
+    pub(crate) reads: ReadMode,
+    /// How far clocks' rates are from the true one, in thousandths, either way.
+    pub(crate) skew: u64,
 }
 
 impl World {
@@ -181,6 +212,8 @@ impl World {
         delay_ms: 1,
         disk_ms: 1,
         snapshot_every: u64::MAX,
+        reads: ReadMode::Quorum,
+        skew: 0,
     };
 }
 
@@ -195,6 +228,8 @@ pub(crate) struct Counts {
     pub(crate) changes_failed: u64,
     pub(crate) transfers: u64,
     pub(crate) transfers_failed: u64,
+    pub(crate) reads: u64,
+    pub(crate) fresh_entries: u64,
 }
 
 impl Counts {
@@ -207,6 +242,7 @@ impl Counts {
             && self.changes_failed > 0
             && self.transfers > 0
             && self.transfers_failed > 0
+            && self.reads > 0
     }
 }
 
@@ -220,6 +256,8 @@ impl std::ops::AddAssign for Counts {
         self.changes_failed += other.changes_failed;
         self.transfers += other.transfers;
         self.transfers_failed += other.transfers_failed;
+        self.reads += other.reads;
+        self.fresh_entries += other.fresh_entries;
     }
 }
 
@@ -241,6 +279,8 @@ pub(crate) struct Network {
     pub(crate) done: Vec<Effect>,
     pub(crate) messages: u64,
     pub(crate) counts: Counts,
+    /// The highest index that a client knows to be applied.
+    known: u64,
 }
 
 impl Network {
@@ -262,6 +302,7 @@ impl Network {
             done: Vec::new(),
             messages: 0,
             counts: Counts::default(),
+            known: 0,
         }
     }
 
@@ -280,32 +321,44 @@ impl Network {
             durable,
             queue: Vec::new(),
         };
-        self.nodes.insert(
-            id,
-            Node {
-                driver: None,
-                disk,
-                applied: 0,
-                disk_busy: false,
-            },
-        );
+        let rate = 1000 - self.world.skew + self.random.below(2 * self.world.skew + 1);
+        let node = Node {
+            driver: None,
+            disk,
+            applied: 0,
+            disk_busy: false,
+            rate,
+            bound_ms: 0,
+            reads: Vec::new(),
+        };
+        self.nodes.insert(id, node);
     }
 
     pub(crate) fn start(&mut self, id: u64) {
-        let now = self.now;
         let seed = self.random.next();
+        let mode = self.world.reads;
         let node = self.nodes.get_mut(&id).expect("inserted");
+        let now = node.local(self.now);
         let options = Options {
             seed,
             ..options(id)
         };
-        let mut driver = Driver::new(options, node.disk.durable.clone()).expect("recovers");
+        let driver = Driver::new(options, node.disk.durable.clone()).expect("recovers");
         node.applied = node
             .disk
             .durable
             .snapshot
             .as_ref()
             .map_or(0, |meta| meta.index);
+        let found = node.bound_ms;
+        if mode == ReadMode::Lease {
+            node.bound_ms = found.max(ReadOptions::promise_ms(&self::options(id)));
+        }
+        let mut driver = driver.with_reads(ReadOptions {
+            mode,
+            promise_found_ms: found,
+            promise_bound_ms: node.bound_ms,
+        });
         driver.start(now);
         node.driver = Some(driver);
         self.carry_out(id);
@@ -314,6 +367,7 @@ impl Network {
     pub(crate) fn crash(&mut self, id: u64) {
         let node = self.nodes.get_mut(&id).expect("inserted");
         node.driver = None;
+        node.reads.clear();
         node.disk.queue.clear();
         node.disk_busy = false;
         *self.lives.entry(id).or_default() += 1;
@@ -338,12 +392,9 @@ impl Network {
 
     /// Runs one call on a node, and what follows from it.
     pub(crate) fn with<R>(&mut self, id: u64, f: impl FnOnce(&mut Driver, u64) -> R) -> R {
-        let now = self.now;
-        let driver = self
-            .nodes
-            .get_mut(&id)
-            .and_then(|node| node.driver.as_mut());
-        let result = f(driver.expect("is up"), now);
+        let node = self.nodes.get_mut(&id).expect("inserted");
+        let now = node.local(self.now);
+        let result = f(node.driver.as_mut().expect("is up"), now);
         self.carry_out(id);
         result
     }
@@ -381,13 +432,8 @@ impl Network {
     pub(crate) fn run_until(&mut self, ms: u64, mut done: impl FnMut(&Network) -> bool) -> bool {
         let end = self.now + ms;
         while !done(self) {
-            let deadline = |node: &Node| node.driver.as_ref().map(Driver::deadline);
-            let timer = self
-                .nodes
-                .values()
-                .filter_map(deadline)
-                .min()
-                .unwrap_or(u64::MAX);
+            let timers = self.nodes.values().filter_map(Node::deadline);
+            let timer = timers.min().unwrap_or(u64::MAX);
             let event = self.events.keys().next().map_or(u64::MAX, |(at, _)| *at);
             let next = timer.min(event);
             if next > end {
@@ -399,7 +445,7 @@ impl Network {
                 let (_, event) = self.events.pop_first().expect("just looked at");
                 self.happen(event);
             } else {
-                let due = |node: &Node| node.driver.as_ref().is_some_and(|d| d.deadline() <= next);
+                let due = |node: &Node| node.deadline().is_some_and(|at| at <= next);
                 let id = self
                     .nodes
                     .iter()
@@ -519,6 +565,60 @@ impl Network {
             }
         }
         self.schedule_disk(id);
+        self.finish_reads(id);
+    }
+
+    /// A read arrives at every node that believes to lead.
+    pub(crate) fn read(&mut self) {
+        let at_least = self.known;
+        for id in self.ids() {
+            let node = self.nodes.get_mut(&id).expect("listed");
+            let now = node.local(self.now);
+            let Some(driver) = node.driver.as_mut() else {
+                continue;
+            };
+            let Some(ticket) = driver.read_ticket(now) else {
+                continue;
+            };
+            node.reads.push(Read { ticket, at_least });
+            driver.confirm(now);
+            self.carry_out(id);
+        }
+    }
+
+    fn finish_reads(&mut self, id: u64) {
+        let node = self.nodes.get_mut(&id).expect("listed");
+        let now = node.local(self.now);
+        let Some(driver) = node.driver.as_mut() else {
+            return;
+        };
+        let mut fresh = false;
+        let applied = node.applied;
+        let (known, counts) = (&mut self.known, &mut self.counts);
+        node.reads.retain(|read| match driver.proof(&read.ticket) {
+            Proof::Proven => {
+                assert!(
+                    applied >= read.at_least,
+                    "a read sees what was done before it"
+                );
+                *known = (*known).max(applied);
+                counts.reads += 1;
+                false
+            }
+            Proof::Waiting => true,
+            Proof::FreshEntry => {
+                fresh = true;
+                true
+            }
+            Proof::Lost => false,
+        });
+        if fresh {
+            counts.fresh_entries += 1;
+            let barrier = vec![(EntryKind::Barrier, command(0))];
+            if driver.propose(now, barrier).is_ok() {
+                self.carry_out(id);
+            }
+        }
     }
 
     fn schedule_disk(&mut self, id: u64) {
@@ -604,6 +704,10 @@ impl Network {
             .entry(entry.index)
             .or_insert_with(|| entry.clone());
         assert_eq!(*known, entry, "committed entries never change");
+        let epoch = node.driver.as_ref().and_then(Driver::epoch);
+        if epoch.is_some_and(|epoch| epoch.term == entry.term) {
+            self.known = self.known.max(entry.index);
+        }
         let index = node.applied;
         if index.is_multiple_of(self.world.snapshot_every) {
             self.snapshot(id);
