@@ -70,6 +70,7 @@ impl Connector {
     /// was tried last had to say. Or the store cannot be read.
     pub(crate) fn connect(&self, deadline: Instant) -> Result<Conn> {
         let mut pause = self.config.backoff_min;
+        let mut last_error = None;
         loop {
             let error = match self.attempt(deadline) {
                 Ok(mut conn) => {
@@ -81,11 +82,14 @@ impl Connector {
                 Err(error) => error,
             };
             log::debug!("{error}");
-            if Instant::now() + pause >= deadline {
-                return Err(error);
+            let now = Instant::now();
+            if now >= deadline {
+                // This attempt was cut short; one that was not has more to tell.
+                return Err(last_error.unwrap_or(error));
             }
-            thread::sleep(pause);
+            thread::sleep(pause.min(deadline - now));
             pause = (pause * 2).min(self.config.backoff_max);
+            last_error = Some(error);
         }
     }
 

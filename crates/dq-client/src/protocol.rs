@@ -262,6 +262,7 @@ fn expected(request: &Request<'_>) -> Expected {
 mod tests {
     use super::*;
     use dq_wire::{Params, RowsEncoder, RowsEnd, ValueRef};
+    use proptest::prelude::*;
 
     fn query() -> Request<'static> {
         Request::QuerySql {
@@ -518,5 +519,26 @@ mod tests {
             "{}",
             protocol.buffer.len()
         );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_reply_or_an_error(
+            chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..8),
+            kinds in proptest::collection::vec(0u8..12, 0..8),
+        ) {
+            let mut protocol =
+                protocol_with(&[Request::Leader, query(), Request::Cluster { format: 1 }]);
+            for (mut chunk, kind) in chunks.into_iter().zip(kinds) {
+                // Headers that are right often enough for the bodies to be looked at.
+                chunk.resize(chunk.len().next_multiple_of(8).max(8), 0);
+                let words = chunk.len() as u32 / 8;
+                receive(&mut protocol, &Header { words, kind, schema: 0, extra: 0 }.encode());
+                receive(&mut protocol, &chunk);
+                if protocol.reply().is_err() {
+                    break;
+                }
+            }
+        }
     }
 }

@@ -74,8 +74,8 @@ impl<'s> Rows<'s> {
             if !self.streaming {
                 return Ok(None);
             }
-            self.taken = 0;
-            self.streaming = false;
+            // After a failure there are no rows, and no more to come.
+            (self.taken, self.batch.rows, self.streaming) = (0, 0, false);
             self.streaming = receive(self.session, &mut self.batch)?;
         }
         self.taken += 1;
@@ -111,6 +111,7 @@ fn receive(session: &mut Session, batch: &mut Batch) -> Result<bool> {
         Ok(Ok(RowsEnd::Part)) => Ok(true),
         Ok(Ok(RowsEnd::Done)) => Ok(false),
         Ok(Err(error)) => {
+            batch.rows = 0;
             if error.kind() == ErrorKind::Protocol {
                 session.conn().mark_broken();
             }
