@@ -50,7 +50,7 @@
 //! `FILES name size …`, `bytes …` (the message byte by byte), `CLOSE` (no reply, or the connection
 //! broken), `BATCH body rows done|part` (only these numbers of the next ROWS), `STREAM rows parts`
 //! (ROWS up to the end, that many rows in all, at least that many messages before the last),
-//! `DRAIN` (any ROWS, then one EMPTY), `RESULT any`, `DUMPED sql output` (FILES; what the `sqlite3`
+//! `DRAIN` (any ROWS, perhaps cut short by FAILURE 9, then one EMPTY), `RESULT any`, `DUMPED sql output` (FILES; what the `sqlite3`
 //! shell makes of the files). `expect after 0.4s …` also wants that much time since the last request.
 //! There are no upper bounds but the runner's own deadline.
 //!

@@ -305,6 +305,10 @@ impl Play<'_> {
                 if frame.header.kind == response_type::EMPTY {
                     return Ok(());
                 }
+                if is_interrupted(&frame) {
+                    let frame = self.frame(letter, "EMPTY")?;
+                    return kind_is(&frame, response_type::EMPTY, "EMPTY");
+                }
                 kind_is(&frame, response_type::ROWS, "ROWS or EMPTY")?;
             },
             Expected::Dumped(sql, output) => {
@@ -403,6 +407,14 @@ fn kind_is(frame: &Frame, kind: u8, what: &str) -> Result<(), String> {
             show_frame(frame, false)
         )),
     }
+}
+
+/// SQLITE_INTERRUPT, the only failure that may end rows which nobody wants any more.
+fn is_interrupted(frame: &Frame) -> bool {
+    matches!(
+        Response::decode(&frame.header, &frame.body),
+        Ok(Response::Failure { code: 9, .. })
+    )
 }
 
 fn count_rows(frame: &Frame) -> Result<usize, String> {

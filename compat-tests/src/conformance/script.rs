@@ -129,7 +129,7 @@ pub enum Expected {
     Batch(usize, usize, RowsEnd),
     /// ROWS up to the end: number of rows, least number of messages before the last.
     Stream(usize, usize),
-    /// Any ROWS, then EMPTY.
+    /// Any ROWS, perhaps cut short by a FAILURE of code 9, then EMPTY.
     Drain,
     /// FILES; this SQL run on them by the `sqlite3` shell prints this.
     Dumped(Text, Text),
