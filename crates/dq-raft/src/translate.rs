@@ -268,14 +268,17 @@ pub(crate) fn result_in(
         } else {
             Step::Alive
         });
-    } else if peer.positions.contains(&result.rejected)
-        && result.rejected != progress.next_idx.saturating_sub(1)
+    } else if result.rejected <= progress.matched
+        || (peer.positions.contains(&result.rejected)
+            && result.rejected != progress.next_idx.saturating_sub(1))
     {
+        // Overtaken, or about a position that was to show life only. raft-rs 0.7.0 would let
+        // `next_idx` fall to `matched` and below while it probes.
         steps.push(Step::Alive);
     } else {
         response.reject = true;
         response.index = result.rejected;
-        // raft-rs 0.7.0 lets `next_idx` fall below `matched`; a busy C follower reports 0.
+        // A busy C follower reports 0.
         response.reject_hint = result.last_index.min(view.last.index).max(progress.matched);
         steps.push(Step::Message(Box::new(response)));
     }
