@@ -2,10 +2,13 @@
 
 #![forbid(unsafe_code)]
 
+pub mod disk;
 mod driver;
+pub mod fs;
 mod log;
 mod membership;
 mod message;
+pub mod sim_disk;
 mod translate;
 mod types;
 
