@@ -5,7 +5,7 @@
 pub mod disk;
 mod driver;
 pub mod fs;
-mod log;
+pub mod log;
 mod membership;
 mod message;
 pub mod sim_disk;

@@ -1,3 +1,28 @@
 //! The raft log: what of it is in memory, and its files.
+//!
+//! The files are those of C dqlite, byte for byte, so that either can open the other's directory.
+//!
+//! ```text
+//!            opening                                    running
+//!  data_dir  takes the lock                   cache     the log in memory: raft-rs Storage
+//!     │                                       writer    Persist ──▶ files, one sync for many
+//!  recover   decides, repairs, syncs             │
+//!     ├─ survey   what the names say           plan     which operations, in which order
+//!     └─ load     which segments count         execute  carries them out
+//!                                              snapshot databases ◀──▶ files, a chunk at a time
+//!  check     the same decisions, as a report
+//! ```
+//!
+//! All of it but `cache` works on a [`Disk`](crate::disk::Disk), the real one or a simulated one.
 
 pub(crate) mod cache;
+pub mod check;
+pub mod data_dir;
+mod execute;
+mod format;
+mod load;
+pub mod plan;
+pub mod recover;
+pub mod snapshot;
+mod survey;
+pub mod writer;
