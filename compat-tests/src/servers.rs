@@ -185,6 +185,18 @@ impl Server {
         Ok(server)
     }
 
+    /// From the next start on, the other kind of node runs on this directory and address.
+    ///
+    /// # Errors
+    /// The process still runs.
+    pub fn change_kind(&mut self, kind: Kind) -> io::Result<()> {
+        if self.child.is_some() {
+            return Err(io::Error::other("the server still runs"));
+        }
+        self.kind = kind;
+        Ok(())
+    }
+
     /// Starts the process again on the same directory and address, after a stop or a kill.
     ///
     /// # Errors
@@ -202,16 +214,20 @@ impl Server {
             .append(true)
             .open(self.log_path())?;
         let mut command = Command::new(&program);
+        let (latency, busy_timeout) = match self.kind {
+            Kind::C => ("--latency", "--busy-timeout"),
+            Kind::Ours => ("--network-latency-ms", "--busy-timeout-ms"),
+        };
         if self.kind == Kind::Ours {
             command.arg("run");
         }
         command.args(["--id", &self.id.to_string(), "--address", &self.address]);
         command.arg("--dir").arg(self.data_dir());
         if let Some(latency_ms) = self.latency_ms {
-            command.args(["--latency", &latency_ms.to_string()]);
+            command.args([latency, &latency_ms.to_string()]);
         }
         if let Some(busy_timeout_ms) = self.busy_timeout_ms {
-            command.args(["--busy-timeout", &busy_timeout_ms.to_string()]);
+            command.args([busy_timeout, &busy_timeout_ms.to_string()]);
         }
         command
             .stdin(Stdio::null())

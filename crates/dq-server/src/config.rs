@@ -1,0 +1,42 @@
+//! How a node behaves: the settings of upstream's node API and ours.
+
+/// Settings of a node that its state machine reads.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// This node's id, never 0.
+    pub id: u64,
+    /// Its address, as other nodes and clients are told.
+    pub address: String,
+    /// How long a writer waits for another connection's open transaction, ms.
+    pub busy_timeout_ms: u64,
+    /// Entries applied since the last snapshot at which a new one is taken.
+    pub snapshot_threshold: u64,
+    /// Entries kept in the log behind a snapshot.
+    pub snapshot_trailing: u64,
+    /// Largest request body, bytes.
+    pub request_bytes_max: u64,
+    /// Bytes that may have been executed and not yet applied, over all databases; above it no new
+    /// write starts.
+    pub speculative_bytes_max: usize,
+    /// Largest transaction, in bytes of distinct pages.
+    pub transaction_bytes_max: usize,
+    /// Reported by DESCRIBE.
+    pub failure_domain: u64,
+}
+
+impl Settings {
+    /// The defaults, which are C dqlite's where it has the setting.
+    pub fn new(id: u64, address: impl Into<String>) -> Settings {
+        Settings {
+            id,
+            address: address.into(),
+            busy_timeout_ms: 0,
+            snapshot_threshold: 1024,
+            snapshot_trailing: 8192,
+            request_bytes_max: dq_wire::header::BODY_SIZE_DEFAULT_MAX,
+            speculative_bytes_max: 64 << 20,
+            transaction_bytes_max: 256 << 20,
+            failure_domain: 0,
+        }
+    }
+}

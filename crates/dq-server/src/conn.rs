@@ -1,0 +1,233 @@
+//! One accepted connection: bytes to frames, and what its request is waiting for.
+//!
+//! ```text
+//!   handshake word ─▶ client ─▶ one request at a time ─▶ …
+//!                        └─ CONNECT as the first request ─▶ peer
+//! ```
+//!
+//! A client's next request is looked at only when the answer to the last one has left, as in C
+//! dqlite; what arrives early stays in the buffer, which stops being filled when it holds enough.
+
+use bytes::{Bytes, BytesMut};
+use dq_raft::ReadTicket;
+use dq_vfs::InterruptHandle;
+use dq_wire::header::{Header, PROTOCOL_LEGACY, PROTOCOL_V1};
+
+use crate::exec::{Handle, Work};
+
+/// Bytes of an arriving snapshot that may wait to be stored before reading pauses.
+pub const SNAPSHOT_PENDING_BYTES: usize = 4 << 20;
+
+/// Names a connection; never used again in the life of a node.
+pub type ConnId = u64;
+
+/// Bytes read ahead while a request is at work.
+pub const READ_AHEAD_BYTES: usize = 64 * 1024;
+
+/// A connection and the state of its protocol.
+#[derive(Debug)]
+pub struct Conn {
+    /// Bytes received and not yet understood.
+    pub buffer: BytesMut,
+    /// Which protocol is spoken.
+    pub stage: Stage,
+    /// The client sends no more.
+    pub eof: bool,
+    /// The socket is gone; the request at work is finished for its effect only.
+    pub gone: bool,
+    /// The shell was told not to read.
+    pub paused: bool,
+    /// A request was answered on this connection.
+    pub used: bool,
+    /// The open database.
+    pub session: Option<Session>,
+    /// The request at work.
+    pub request: Option<Request>,
+}
+
+/// Which protocol a connection speaks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stage {
+    /// The first word has not arrived.
+    Handshake,
+    /// A client; `legacy` changes the answer to LEADER only.
+    Client {
+        /// Pre-1.0 protocol word.
+        legacy: bool,
+    },
+    /// Another node that sends us raft messages.
+    Peer {
+        /// Its id, as it says.
+        id: u64,
+        /// Its address, as it says.
+        address: String,
+        /// A snapshot that is arriving.
+        receiving: Option<Receiving>,
+    },
+}
+
+/// A snapshot that is arriving from a leader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receiving {
+    /// The leader's term.
+    pub term: u64,
+    /// Bytes that are still to come.
+    pub left: u64,
+    /// Bytes handed on and not yet stored.
+    pub pending: usize,
+}
+
+/// A client's open database.
+#[derive(Debug)]
+pub struct Session {
+    /// Name of the database.
+    pub database: Bytes,
+    /// Epoch in which it was opened; it dies with that.
+    pub epoch: u64,
+    /// The SQLite connection; `None` while a job has it.
+    pub handle: Option<Box<Handle>>,
+    /// Stops what runs.
+    pub interrupt: InterruptHandle,
+    /// Highest version that it has pinned or published.
+    pub seen: u64,
+    /// Leadership was proven since the open transaction pinned its version: what it reads is fixed,
+    /// so no further proof is needed before it ends.
+    pub proven: bool,
+}
+
+/// A request at work.
+#[derive(Debug)]
+pub struct Request {
+    /// What remains to do; `None` while a job has it.
+    pub task: Task,
+    /// What it waits for.
+    pub phase: Phase,
+    /// Highest version that it published; 0 for none.
+    pub published: u64,
+    /// Its arrival, while leadership at that time is not proven.
+    pub ticket: Option<ReadTicket>,
+    /// Rows have been sent.
+    pub sent_rows: bool,
+    /// The statement at work only reads, so that nothing is lost by interrupting it.
+    pub only_reads: bool,
+}
+
+/// What a request is to do.
+#[derive(Debug)]
+pub enum Task {
+    /// OPEN of this name.
+    Open(Bytes),
+    /// A statement; `None` while a job has it.
+    Sql(Option<Work>),
+    /// A membership change or transfer that raft works on.
+    Membership,
+}
+
+/// What a request waits for.
+#[derive(Debug)]
+pub enum Phase {
+    /// Nothing yet.
+    New,
+    /// This node's leadership to begin.
+    Gate,
+    /// The write slot, or room for more writes.
+    Slot,
+    /// A job.
+    Running,
+    /// A version to be committed, and a proof of leadership, before the answer may leave.
+    Held {
+        /// That version.
+        version: u64,
+        /// The answer.
+        answer: Vec<Bytes>,
+        /// The request is done when it has left.
+        last: bool,
+    },
+    /// The socket to take the rows sent so far.
+    Drain,
+    /// Raft.
+    Raft,
+}
+
+/// What the buffer holds.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// Not enough for anything.
+    Incomplete,
+    /// A whole message.
+    Message(Header, Bytes),
+    /// Something that ends the connection.
+    Bad,
+}
+
+impl Conn {
+    /// A connection that has just been accepted.
+    pub fn new() -> Conn {
+        Conn {
+            buffer: BytesMut::new(),
+            stage: Stage::Handshake,
+            eof: false,
+            gone: false,
+            paused: false,
+            used: false,
+            session: None,
+            request: None,
+        }
+    }
+
+    /// Takes the protocol word off the buffer, once it is there. False for one that is not ours.
+    pub fn handshake(&mut self) -> bool {
+        let Some(word) = self.buffer.first_chunk::<8>() else {
+            return true;
+        };
+        let legacy = match u64::from_le_bytes(*word) {
+            PROTOCOL_V1 => false,
+            PROTOCOL_LEGACY => true,
+            _ => return false,
+        };
+        let _ = self.buffer.split_to(8);
+        self.stage = Stage::Client { legacy };
+        true
+    }
+
+    /// Takes the next message off the buffer. Bodies above `limit` bytes, and of no words, are bad.
+    pub fn next_frame(&mut self, limit: u64) -> Frame {
+        let Ok(header) = Header::decode(&self.buffer) else {
+            return Frame::Incomplete;
+        };
+        let size = header.body_size();
+        if size == 0 || size > limit {
+            return Frame::Bad;
+        }
+        let Ok(size) = usize::try_from(size) else {
+            return Frame::Bad;
+        };
+        if self.buffer.len() - Header::SIZE < size {
+            return Frame::Incomplete;
+        }
+        let mut frame = self.buffer.split_to(Header::SIZE + size);
+        let body = frame.split_off(Header::SIZE).freeze();
+        Frame::Message(header, body)
+    }
+
+    /// Kind of the message at the front of the buffer, if it is whole.
+    pub fn peek_kind(&self) -> Option<u8> {
+        let header = Header::decode(&self.buffer).ok()?;
+        let size = usize::try_from(header.body_size()).ok()?;
+        (size > 0 && self.buffer.len() - Header::SIZE >= size).then_some(header.kind)
+    }
+}
+
+impl Request {
+    /// A request that has not begun.
+    pub fn new(task: Task) -> Request {
+        Request {
+            task,
+            phase: Phase::New,
+            published: 0,
+            ticket: None,
+            sent_rows: false,
+            only_reads: false,
+        }
+    }
+}

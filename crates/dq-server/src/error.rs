@@ -1,0 +1,37 @@
+//! Refusals that clients tell apart by their code.
+
+/// A failure that says nothing about data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    /// The code, as on the wire.
+    pub code: u64,
+    /// The text.
+    pub message: &'static str,
+}
+
+/// Certainly not executed: a client may retry elsewhere. SQLITE_IOERR | 40 << 8.
+pub const NOT_LEADER: Refusal = Refusal {
+    code: 10250,
+    message: "not leader",
+};
+
+/// The same as a result code of SQLite, with which a commit is refused.
+pub const NOT_LEADER_SQLITE: i32 = 10250;
+
+/// Perhaps executed. SQLITE_IOERR | 41 << 8.
+pub const LEADERSHIP_LOST: Refusal = Refusal {
+    code: 10506,
+    message: "leadership lost",
+};
+
+/// Another connection's transaction holds the write slot.
+pub const BUSY: Refusal = Refusal {
+    code: 5,
+    message: "database is locked",
+};
+
+/// The node cannot tell what happened.
+pub const EXEC_FAILED: Refusal = Refusal {
+    code: 10,
+    message: "leader exec failed",
+};

@@ -1,0 +1,231 @@
+//! Log entries and snapshots, from and to database versions.
+
+use std::io::{self, Read};
+
+use bytes::Bytes;
+use dq_raft::{Compression, FsDisk, Payload, SnapshotError, SnapshotMeta, SnapshotWriter};
+use dq_vfs::{PAGE_SIZE, Page, PageNo, Version};
+use dq_wire::DecodeError;
+use dq_wire::command::Command;
+use dq_wire::disk::fsm_snapshot::{
+    DatabaseHead, NAME_SIZE_MAX, WalFrames, decode_database_head, decode_snapshot_head,
+    encode_database_head, encode_snapshot_head,
+};
+
+use crate::registry::FINGERPRINT_TAG;
+
+/// The pages of a FRAMES command, copied out of the log.
+#[derive(Debug)]
+pub struct Frames {
+    /// Name of the database.
+    pub database: Bytes,
+    tx_id: u64,
+    pages: Vec<(PageNo, Page)>,
+}
+
+/// Reads a command. `None` for those that change nothing: leaders of long ago wrote them.
+pub fn frames(payload: &Payload) -> Result<Option<Frames>, String> {
+    let bytes = payload.to_bytes();
+    let command = Command::decode(&bytes).map_err(|error| format!("bad command: {error}"))?;
+    let Command::Frames(frames) = command else {
+        return Ok(None);
+    };
+    let mut pages = Vec::with_capacity(frames.len());
+    for (number, page) in frames.pages() {
+        pages.push((PageNo(number), Page::copy_from(page)));
+    }
+    Ok(Some(Frames {
+        database: bytes.slice_ref(frames.name),
+        tx_id: frames.tx_id,
+        pages,
+    }))
+}
+
+impl Frames {
+    /// The version that follows `base`. A leader of our kind says what its base looked like: a
+    /// different one here means that the two have diverged, and then nothing here can be trusted.
+    pub fn apply_to(self, base: &Version, number: u64) -> Result<Version, String> {
+        let stated = self.tx_id;
+        if stated & FINGERPRINT_TAG != 0 && stated != FINGERPRINT_TAG | base.fingerprint() {
+            return Err("the database differs from the leader's".to_owned());
+        }
+        base.apply(number, &self.pages)
+            .map_err(|error| format!("cannot be applied: {error:?}"))
+    }
+}
+
+/// The databases of a snapshot, each with its pages from 1 on.
+pub type Images = Vec<(Bytes, Vec<Page>)>;
+
+/// Writes databases as a snapshot, under temporary names. Holds a few pages at a time.
+///
+/// # Errors
+/// The disk's.
+pub fn write_snapshot(
+    disk: &FsDisk,
+    meta: SnapshotMeta,
+    databases: &[(Bytes, Version)],
+    compression: Compression,
+) -> Result<SnapshotMeta, SnapshotError> {
+    let head_of = |name: &Bytes, version: &Version| {
+        let mut head = Vec::new();
+        let main_size = u64::from(version.page_count()) * PAGE_SIZE as u64;
+        // The WAL part stays empty: some releases of C dqlite insist on it.
+        encode_database_head(
+            &mut head,
+            &DatabaseHead {
+                name,
+                main_size,
+                wal_size: 0,
+            },
+        );
+        (head, main_size)
+    };
+    let mut head = Vec::new();
+    encode_snapshot_head(&mut head, databases.len() as u64);
+    let mut size = head.len() as u64;
+    for (name, version) in databases {
+        let (head, main_size) = head_of(name, version);
+        size += head.len() as u64 + main_size;
+    }
+    let mut writer = SnapshotWriter::create(disk.clone(), meta, size, compression)?;
+    writer.write(&head)?;
+    for (name, version) in databases {
+        writer.write(&head_of(name, version).0)?;
+        for page in version.pages() {
+            writer.write(page.as_ref())?;
+        }
+    }
+    writer.finish()
+}
+
+/// Reads the databases of a snapshot from its decompressed bytes.
+///
+/// # Errors
+/// The stream's, or `InvalidData` that says what is wrong.
+pub fn read_snapshot(stream: &mut impl Read) -> io::Result<Images> {
+    let mut head = [0; 16];
+    stream.read_exact(&mut head)?;
+    let (count, _) = decode_snapshot_head(&head).map_err(invalid)?;
+    let mut images = Images::new();
+    for _ in 0..count {
+        images.push(read_database(stream)?);
+    }
+    // The end is where the reader verifies the checksum, so it has to be reached.
+    let mut rest = [0; 4096];
+    while stream.read(&mut rest)? > 0 {}
+    Ok(images)
+}
+
+fn read_database(stream: &mut impl Read) -> io::Result<(Bytes, Vec<Page>)> {
+    // The name has no length in front of it: read on until the head is whole.
+    let mut head = Vec::new();
+    let (name, main_size, wal_size) = loop {
+        match decode_database_head(&head) {
+            Ok((found, _)) => {
+                break (
+                    Bytes::copy_from_slice(found.name),
+                    found.main_size,
+                    found.wal_size,
+                );
+            }
+            Err(DecodeError::Incomplete { .. }) if head.len() <= NAME_SIZE_MAX + 24 => {
+                let mut word = [0; 8];
+                stream.read_exact(&mut word)?;
+                head.extend_from_slice(&word);
+            }
+            Err(error) => return Err(invalid(error)),
+        }
+    };
+    let mut pages = Vec::new();
+    let mut buffer = [0; PAGE_SIZE];
+    for _ in 0..main_size / PAGE_SIZE as u64 {
+        stream.read_exact(&mut buffer)?;
+        pages.push(Page::copy_from(&buffer));
+    }
+    let mut wal = Vec::new();
+    if stream.take(wal_size).read_to_end(&mut wal)? as u64 != wal_size {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    overlay(&mut pages, &wal)?;
+    Ok((name, pages))
+}
+
+/// Old releases put what was not yet checkpointed behind the database, as a WAL.
+fn overlay(pages: &mut Vec<Page>, wal: &[u8]) -> io::Result<()> {
+    let frames = WalFrames::decode(wal).map_err(invalid)?;
+    let Some(count) = frames.database_pages() else {
+        return Ok(());
+    };
+    let count = count as usize;
+    // A database grows by what is written, so a larger size cannot be true.
+    if count > pages.len() + frames.pages().len() {
+        return Err(invalid("a WAL that is too short for the database's size"));
+    }
+    pages.resize_with(count.max(pages.len()), || Page::copy_from(&[0; PAGE_SIZE]));
+    for (number, bytes) in frames.pages() {
+        if let Some(page) = pages.get_mut(number as usize - 1) {
+            *page = Page::copy_from(bytes);
+        }
+    }
+    pages.truncate(count);
+    Ok(())
+}
+
+fn invalid(error: impl std::fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("snapshot: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot_of(databases: &[(&[u8], &[u8], &[u8])]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        encode_snapshot_head(&mut bytes, databases.len() as u64);
+        for (name, main, wal) in databases {
+            let (main_size, wal_size) = (main.len() as u64, wal.len() as u64);
+            encode_database_head(
+                &mut bytes,
+                &DatabaseHead {
+                    name,
+                    main_size,
+                    wal_size,
+                },
+            );
+            bytes.extend_from_slice(main);
+            bytes.extend_from_slice(wal);
+        }
+        bytes
+    }
+
+    #[test]
+    fn a_snapshot_is_read_page_by_page_and_a_cut_one_is_refused() {
+        let main = [[1u8; PAGE_SIZE], [2; PAGE_SIZE]].concat();
+        let bytes = snapshot_of(&[(b"one", &main, b""), (b"a longer name", &main[..4096], b"")]);
+        let images = read_snapshot(&mut &bytes[..]).expect("it is whole");
+        assert_eq!(images.len(), 2);
+        assert_eq!(images[0].0, "one");
+        assert_eq!(images[0].1[1].as_ref(), &[2; PAGE_SIZE]);
+        assert_eq!(images[1].1.len(), 1);
+        for cut in (0..bytes.len()).step_by(8) {
+            assert!(read_snapshot(&mut &bytes[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn the_wal_part_of_old_snapshots_is_laid_over_the_pages() {
+        let main = [[1u8; PAGE_SIZE], [2; PAGE_SIZE]].concat();
+        let mut wal = vec![0; 32];
+        for (number, size, fill) in [(3u32, 0u32, 7u8), (1, 3, 9)] {
+            wal.extend_from_slice(&number.to_be_bytes());
+            wal.extend_from_slice(&size.to_be_bytes());
+            wal.extend_from_slice(&[0; 16]);
+            wal.extend_from_slice(&[fill; PAGE_SIZE]);
+        }
+        let bytes = snapshot_of(&[(b"db", &main, &wal)]);
+        let images = read_snapshot(&mut &bytes[..]).expect("it is whole");
+        let fills: Vec<u8> = images[0].1.iter().map(|page| page.as_ref()[0]).collect();
+        assert_eq!(fills, [9, 2, 7]);
+    }
+}

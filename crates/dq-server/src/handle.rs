@@ -1,0 +1,404 @@
+//! A running node, as the program that embeds it sees it.
+
+use std::fmt;
+use std::io;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::bounded;
+use mio::{Poll, Waker};
+
+use crate::config::Settings;
+use crate::io::background::Background;
+use crate::io::clock;
+use crate::io::dial::{Dial, Introduction, PlainDialer};
+use crate::io::event_loop::{EventLoop, Parts, WAKER_TOKEN};
+use crate::io::listener::{BindAddr, Listener, UnixPeers};
+use crate::io::log_writer::LogWriterThread;
+use crate::io::mailbox::{Mail, Mailbox};
+use crate::io::peers::Peers;
+use crate::io::receiver::Receiver;
+use crate::io::workers::Workers;
+use crate::node::{Machine, Start, Status};
+use dq_raft::{Compression, Driver, Options, ReadMode};
+
+/// The id that bootstraps a cluster when a node of it starts on an empty directory, beside 1.
+pub const BOOTSTRAP_ID: u64 = 0x2dc1_7185_8c31_55be;
+
+/// A running node. Dropping it stops it.
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let node = dq_server::Node::builder(1, "127.0.0.1:9001", "/var/lib/app/dqlite").start()?;
+/// println!("listening on {}", node.local_addr());
+/// node.stop()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Node {
+    id: u64,
+    address: String,
+    local_addr: BindAddr,
+    mailbox: Mailbox,
+    thread: Option<JoinHandle<Result<(), String>>>,
+}
+
+/// How to start a node. Every setter has a default, C dqlite's where it has the setting.
+#[derive(Debug, Clone)]
+#[must_use = "a builder does nothing until it is started"]
+pub struct NodeBuilder {
+    settings: Settings,
+    dir: PathBuf,
+    bind: Option<BindAddr>,
+    unix_peers: UnixPeers,
+    latency_ms: Option<u64>,
+    sql_threads: NonZeroUsize,
+    connections_max: usize,
+    auto_recovery: bool,
+    compress: bool,
+    read_mode: ReadMode,
+    dialer: Arc<dyn Dial>,
+}
+
+/// Why a node did not start.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A setting is out of range.
+    Config(String),
+    /// The data directory is missing, locked or not ours to use.
+    Directory(dq_raft::OpenError),
+    /// The log or its metadata are damaged; the error names the file. Nothing was changed.
+    Recover(dq_raft::RecoverError),
+    /// The newest snapshot is damaged; the error names the file. Nothing was changed.
+    Snapshot(dq_raft::SnapshotError),
+    /// The address cannot be bound.
+    Bind {
+        /// The address, as given.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A thread, socket or poll could not be made.
+    Io(io::Error),
+    /// SQLite refused to start.
+    Sqlite(dq_vfs::Error),
+    /// What the directory holds cannot be served.
+    Corrupt(String),
+}
+
+/// Why a node stopped other than by being told to.
+#[derive(Debug)]
+pub struct StopError(String);
+
+impl Node {
+    /// A node with this id and advertised address, whose state is in `dir`, which must exist. The
+    /// id is never 0; 1 and [`BOOTSTRAP_ID`] start a new cluster when the directory is empty.
+    pub fn builder(id: u64, address: impl Into<String>, dir: impl Into<PathBuf>) -> NodeBuilder {
+        NodeBuilder {
+            settings: Settings::new(id, address),
+            dir: dir.into(),
+            bind: None,
+            unix_peers: UnixPeers::SameUser,
+            latency_ms: None,
+            sql_threads: NonZeroUsize::new(2).expect("2 is not 0"),
+            connections_max: 65_536,
+            auto_recovery: true,
+            compress: true,
+            read_mode: ReadMode::Quorum,
+            dialer: Arc::new(PlainDialer),
+        }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The address that it tells others.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The address that is really bound, port 0 resolved.
+    pub fn local_addr(&self) -> &BindAddr {
+        &self.local_addr
+    }
+
+    /// How it is now; `None` if it has stopped.
+    pub fn status(&self) -> Option<Status> {
+        let (reply, answer) = bounded(1);
+        self.mailbox.send(Mail::Status(reply));
+        answer.recv_timeout(Duration::from_secs(10)).ok()
+    }
+
+    /// Whether the node has ended by itself.
+    pub fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Stops it: statements are interrupted, clients are cut off, the log is closed.
+    ///
+    /// # Errors
+    /// If it had failed before, or the log could not be closed.
+    pub fn stop(mut self) -> Result<(), StopError> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<(), StopError> {
+        let Some(thread) = self.thread.take() else {
+            return Ok(());
+        };
+        self.mailbox.send(Mail::Stop);
+        match thread.join() {
+            Ok(result) => result.map_err(StopError),
+            Err(_) => Err(StopError("the event loop panicked".to_owned())),
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            log::error!("node {}: {error}", self.id);
+        }
+    }
+}
+
+impl NodeBuilder {
+    /// Where to listen; the advertised address unless set.
+    pub fn bind(mut self, addr: BindAddr) -> NodeBuilder {
+        self.bind = Some(addr);
+        self
+    }
+
+    /// Who may connect to an abstract socket; processes of the same user unless set.
+    pub fn unix_peers(mut self, peers: UnixPeers) -> NodeBuilder {
+        self.unix_peers = peers;
+        self
+    }
+
+    /// One-way network latency, from 1 ms to an hour, from which the heartbeat (1.5 times) and
+    /// election (15 times) timeouts follow; 500 and 3000 ms unless set. The same on every node.
+    pub fn network_latency(mut self, latency: Duration) -> NodeBuilder {
+        self.latency_ms = Some(u64::try_from(latency.as_millis()).unwrap_or(u64::MAX));
+        self
+    }
+
+    /// How long a writer waits for another connection's open transaction before it is told that the
+    /// database is locked; not at all unless set.
+    pub fn busy_timeout(mut self, timeout: Duration) -> NodeBuilder {
+        self.settings.busy_timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        self
+    }
+
+    /// Reported to whoever places replicas; 0 unless set.
+    pub fn failure_domain(mut self, code: u64) -> NodeBuilder {
+        self.settings.failure_domain = code;
+        self
+    }
+
+    /// A snapshot is due `threshold` entries after the last one and keeps `trailing` entries of the
+    /// log behind it, at least 4 and at least `threshold`; 1024 and 8192 unless set.
+    pub fn snapshots(mut self, threshold: u64, trailing: u64) -> NodeBuilder {
+        self.settings.snapshot_threshold = threshold;
+        self.settings.snapshot_trailing = trailing;
+        self
+    }
+
+    /// Whether snapshots are compressed; they are unless set.
+    pub fn snapshot_compression(mut self, on: bool) -> NodeBuilder {
+        self.compress = on;
+        self
+    }
+
+    /// Whether a damaged tail of the log is set aside at start rather than refused; it is unless
+    /// set.
+    pub fn auto_recovery(mut self, on: bool) -> NodeBuilder {
+        self.auto_recovery = on;
+        self
+    }
+
+    /// Threads for long statements; 2 unless set.
+    pub fn sql_threads(mut self, count: NonZeroUsize) -> NodeBuilder {
+        self.sql_threads = count;
+        self
+    }
+
+    /// Connections accepted at the same time; 65536 unless set.
+    pub fn connections_max(mut self, count: usize) -> NodeBuilder {
+        self.connections_max = count;
+        self
+    }
+
+    /// How reads are proven to be fresh; [`ReadMode::Quorum`] unless set. The same on every node.
+    pub fn read_mode(mut self, mode: ReadMode) -> NodeBuilder {
+        self.read_mode = mode;
+        self
+    }
+
+    /// How to reach other nodes; plain TCP and abstract unix sockets unless set.
+    pub fn dialer(mut self, dialer: impl Dial) -> NodeBuilder {
+        self.dialer = Arc::new(dialer);
+        self
+    }
+
+    /// Starts the node. A sole voter leads when this returns.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing of the node is left running.
+    pub fn start(self) -> Result<Node, StartError> {
+        self.check()?;
+        let (election_timeout_ms, heartbeat_ms) = match self.latency_ms {
+            Some(latency) => (latency * 15, latency * 15 / 10),
+            None => (3000, 500),
+        };
+        let Settings { id, address, .. } = self.settings.clone();
+        let bind = match &self.bind {
+            Some(bind) => bind.clone(),
+            None => BindAddr::parse(&address).map_err(|source| StartError::Bind {
+                address: address.clone(),
+                source,
+            })?,
+        };
+        let bind_error = |source| StartError::Bind {
+            address: bind.to_string(),
+            source,
+        };
+        let listener = Listener::bind(&bind, self.unix_peers).map_err(bind_error)?;
+        let local_addr = listener.local_addr(&bind).map_err(bind_error)?;
+
+        let loaded = crate::load::load(&crate::load::Load {
+            dir: &self.dir,
+            id,
+            address: &address,
+            auto_recovery: self.auto_recovery,
+        })?;
+        let vfs = dq_vfs::Vfs::register().map_err(StartError::Sqlite)?;
+        let options = Options {
+            id,
+            election_timeout_ms,
+            heartbeat_ms,
+            seed: clock::seed(),
+            log_bytes_max: crate::load::LOG_BYTES_MAX,
+        };
+        let reads = loaded
+            .reads(self.read_mode, &options)
+            .map_err(StartError::Io)?;
+        let snapshot = loaded.recovered.snapshot.clone();
+        let driver = Driver::new(options, loaded.recovered)
+            .map_err(|error| StartError::Corrupt(error.to_string()))?
+            .with_reads(reads);
+        let machine = Machine::new(Start {
+            settings: self.settings,
+            vfs: vfs.clone(),
+            driver,
+            databases: loaded.databases,
+            snapshot,
+        });
+
+        let poll = Poll::new().map_err(StartError::Io)?;
+        let waker = Waker::new(poll.registry(), WAKER_TOKEN).map_err(StartError::Io)?;
+        let (mailbox, mail) = Mailbox::new(waker);
+        let log_writer =
+            LogWriterThread::start(loaded.writer, mailbox.clone()).map_err(StartError::Io)?;
+        let compression = if self.compress {
+            Compression::Lz4
+        } else {
+            Compression::Raw
+        };
+        let disk = loaded.dir.disk().clone();
+        let receiver = Receiver::new(disk.clone(), compression, vfs, mailbox.clone());
+        let background = Background::start(disk, compression, log_writer.queue(), mailbox.clone())
+            .map_err(StartError::Io)?;
+        let introduction = Introduction::new(id, &address);
+        let peers = Peers::new(self.dialer, introduction, mailbox.clone());
+        let workers = Workers::start(self.sql_threads, &mailbox).map_err(StartError::Io)?;
+        let mut event_loop = EventLoop::new(Parts {
+            poll,
+            mail,
+            listener,
+            machine,
+            log_writer,
+            workers,
+            background,
+            peers,
+            receiver,
+            dir: loaded.dir,
+            connections_max: self.connections_max,
+        })
+        .map_err(StartError::Io)?;
+        event_loop.start().map_err(StartError::Corrupt)?;
+        let thread = std::thread::Builder::new()
+            .name(format!("dq-node-{id}"))
+            .spawn(move || event_loop.run())
+            .map_err(StartError::Io)?;
+        Ok(Node {
+            id,
+            address,
+            local_addr,
+            mailbox,
+            thread: Some(thread),
+        })
+    }
+
+    fn check(&self) -> Result<(), StartError> {
+        let bad = |text: &str| Err(StartError::Config(text.to_owned()));
+        if self.settings.id == 0 {
+            return bad("a node id is never 0");
+        }
+        if self.settings.address.is_empty() || self.settings.address.contains('\0') {
+            return bad("an address is not empty and holds no NUL");
+        }
+        if self.latency_ms.is_some_and(|ms| ms == 0 || ms > 3_600_000) {
+            return bad("network latency is from 1 ms to an hour");
+        }
+        let Settings {
+            snapshot_threshold,
+            snapshot_trailing,
+            ..
+        } = self.settings;
+        if snapshot_trailing < 4 || snapshot_trailing < snapshot_threshold {
+            return bad("snapshot trailing is at least 4 and at least the threshold");
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Config(text) => write!(f, "{text}"),
+            StartError::Directory(error) => write!(f, "{error}"),
+            StartError::Recover(error) => write!(f, "{error}"),
+            StartError::Snapshot(error) => write!(f, "{error}"),
+            StartError::Bind { address, source } => {
+                write!(f, "cannot listen on {address}: {source}")
+            }
+            StartError::Io(error) => write!(f, "{error}"),
+            StartError::Sqlite(error) => write!(f, "SQLite: {error}"),
+            StartError::Corrupt(text) => write!(f, "{text}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            StartError::Bind { source, .. } | StartError::Io(source) => Some(source),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for StopError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StopError {}

@@ -1,0 +1,502 @@
+//! The event loop: one mio poll, one state machine.
+//!
+//! A turn takes every event and all mail that are there, gives them to the machine one by one, and
+//! then tells it that the turn has ended: that is when what many clients wrote becomes one log
+//! entry. Jobs that are meant for the loop run as soon as the machine asks for them.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::io;
+use std::time::Duration;
+
+use dq_raft::{DataDir, Message};
+use mio::event::Event;
+use mio::{Events, Interest, Poll, Token};
+
+use super::background::Background;
+use super::clock::now_ms;
+use super::listener::Listener;
+use super::log_writer::LogWriterThread;
+use super::mailbox::Mail;
+use super::peers::Peers;
+use super::receiver::Receiver;
+use super::socket::Socket;
+use super::workers::Workers;
+use crate::conn::ConnId;
+use crate::exec;
+use crate::node::{Input, Machine, Output};
+use crate::peers;
+
+const WAKER: Token = Token(0);
+const LISTENER: Token = Token(1);
+/// Connection ids double as tokens, above the two fixed ones.
+const FIRST_CONN: ConnId = 2;
+
+/// Bytes read from one connection before the others get their turn.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Connections accepted in one go.
+const ACCEPTS: usize = 64;
+
+/// How long to leave the listener alone after the process ran out of file descriptors.
+const ACCEPT_PAUSE_MS: u64 = 100;
+
+/// Longest wait for a promise to run out at the end.
+const PROMISE_MS_MAX: u64 = 10_000;
+
+/// The token of the loop's waker.
+pub const WAKER_TOKEN: Token = WAKER;
+
+/// Everything that the loop's thread owns.
+pub struct EventLoop {
+    poll: Poll,
+    mail: crossbeam_channel::Receiver<Mail>,
+    listener: Listener,
+    machine: Machine,
+    sockets: HashMap<ConnId, Socket>,
+    next_conn: ConnId,
+    outputs: VecDeque<Output>,
+    /// Sockets with something new to send.
+    to_flush: BTreeSet<ConnId>,
+    /// Sockets with more to read than one turn takes.
+    to_read: BTreeSet<ConnId>,
+    accept_again_at: Option<u64>,
+    connections_max: usize,
+    log_writer: LogWriterThread,
+    workers: Workers,
+    background: Background,
+    peers: Peers,
+    receiver: Receiver,
+    /// Keeps the directory locked.
+    _dir: DataDir,
+    scratch: Vec<u8>,
+    stopped: Option<Result<(), String>>,
+}
+
+/// The parts that a loop is made of.
+pub struct Parts {
+    /// The poll, with the mailbox's waker registered as [`WAKER_TOKEN`].
+    pub poll: Poll,
+    /// Reports of the other threads.
+    pub mail: crossbeam_channel::Receiver<Mail>,
+    /// Where connections come in.
+    pub listener: Listener,
+    /// The node.
+    pub machine: Machine,
+    /// Makes the log durable.
+    pub log_writer: LogWriterThread,
+    /// Runs long statements.
+    pub workers: Workers,
+    /// Writes snapshots.
+    pub background: Background,
+    /// Streams to other nodes.
+    pub peers: Peers,
+    /// Stores snapshots that arrive.
+    pub receiver: Receiver,
+    /// The data directory, which stays locked while the loop exists.
+    pub dir: DataDir,
+    /// Connections accepted at the same time.
+    pub connections_max: usize,
+}
+
+impl EventLoop {
+    /// A loop that has not begun.
+    pub fn new(parts: Parts) -> io::Result<EventLoop> {
+        let Parts {
+            poll,
+            mail,
+            mut listener,
+            machine,
+            log_writer,
+            workers,
+            background,
+            peers,
+            receiver,
+            dir,
+            connections_max,
+        } = parts;
+        poll.registry()
+            .register(listener.source(), LISTENER, Interest::READABLE)?;
+        Ok(EventLoop {
+            poll,
+            mail,
+            listener,
+            machine,
+            sockets: HashMap::new(),
+            next_conn: FIRST_CONN,
+            outputs: VecDeque::new(),
+            to_flush: BTreeSet::new(),
+            to_read: BTreeSet::new(),
+            accept_again_at: None,
+            connections_max,
+            log_writer,
+            workers,
+            background,
+            peers,
+            receiver,
+            _dir: dir,
+            scratch: vec![0; READ_BYTES],
+            stopped: None,
+        })
+    }
+
+    /// Lets raft begin and makes what it wants durable, until nothing more comes of it: a sole voter
+    /// leads when this returns.
+    pub fn start(&mut self) -> Result<(), String> {
+        self.machine.start(now_ms(), &mut self.outputs);
+        self.carry_out();
+        while self.log_writer.is_busy() && self.stopped.is_none() {
+            match self.mail.recv() {
+                Ok(mail) => self.take_mail(mail),
+                Err(_) => break,
+            }
+            self.give(Input::TurnEnd);
+        }
+        match self.stopped.take() {
+            Some(Err(why)) => Err(why),
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs until the node is stopped or fails; the error says why.
+    pub fn run(mut self) -> Result<(), String> {
+        let mut events = Events::with_capacity(1024);
+        let result = loop {
+            if let Some(result) = self.stopped.take() {
+                break result;
+            }
+            let timeout = self.timeout();
+            match self.poll.poll(&mut events, Some(timeout)) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => break Err(format!("poll: {error}")),
+            }
+            self.turn(&events);
+        };
+        self.close(result)
+    }
+
+    fn timeout(&self) -> Duration {
+        if !self.to_read.is_empty() {
+            return Duration::ZERO;
+        }
+        let now = now_ms();
+        let mut at = self.machine.deadline();
+        for other in [self.accept_again_at, self.peers.deadline()]
+            .into_iter()
+            .flatten()
+        {
+            at = at.min(other);
+        }
+        Duration::from_millis(at.saturating_sub(now).min(60_000))
+    }
+
+    fn turn(&mut self, events: &Events) {
+        for event in events {
+            match event.token() {
+                WAKER => {}
+                LISTENER => self.accept(),
+                Token(token) => {
+                    let id = token as ConnId;
+                    if self.peers.event(now_ms(), id, event).is_none() {
+                        self.socket_event(id, event);
+                    }
+                }
+            }
+        }
+        for id in std::mem::take(&mut self.to_read) {
+            self.read(id);
+        }
+        while let Ok(mail) = self.mail.try_recv() {
+            self.take_mail(mail);
+        }
+        let now = now_ms();
+        if self.accept_again_at.is_some_and(|at| at <= now) {
+            self.accept();
+        }
+        if self.machine.deadline() <= now {
+            self.give(Input::Deadline);
+        }
+        self.give(Input::TurnEnd);
+        self.flush();
+        self.peers.tick(now);
+        for id in self.peers.flush(now) {
+            self.give(Input::PeerLost(id));
+        }
+    }
+
+    /// Gives the machine one input and carries out all that comes of it.
+    fn give(&mut self, input: Input<'_>) {
+        self.machine.step(now_ms(), input, &mut self.outputs);
+        self.carry_out();
+    }
+
+    fn take_mail(&mut self, mail: Mail) {
+        match mail {
+            Mail::Durable(id) => {
+                self.log_writer.completed(id);
+                self.give(Input::Durable(id));
+            }
+            Mail::DiskFailed(why) => self.stopped = Some(Err(why)),
+            Mail::Finished(conn, finished) => self.give(Input::Finished(conn, finished)),
+            Mail::SnapshotWritten(meta, written) => {
+                self.give(Input::SnapshotWritten(meta, written));
+            }
+            Mail::Dialled(id, attempt, stream) => {
+                let token = self.next_conn;
+                self.next_conn += 1;
+                let registry = self.poll.registry();
+                if self
+                    .peers
+                    .dialled(now_ms(), id, attempt, stream, token, registry)
+                {
+                    self.give(Input::PeerConnected(id));
+                }
+            }
+            Mail::SnapshotStored(conn, size) => self.give(Input::SnapshotStored(conn, size)),
+            Mail::SnapshotReceived(conn, received) => {
+                self.receiver.ended(conn);
+                self.give(Input::SnapshotReceived(conn, received));
+            }
+            Mail::SnapshotSent(id, sent) => self.give(Input::SnapshotSent(id, sent)),
+            Mail::Status(reply) => {
+                // Whoever asked may have gone.
+                let _ = reply.send(self.machine.status());
+            }
+            Mail::Stop => self.stopped = Some(Ok(())),
+        }
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(output) = self.outputs.pop_front() {
+            match output {
+                Output::Send {
+                    conn,
+                    pieces,
+                    notify,
+                } => {
+                    if let Some(socket) = self.sockets.get_mut(&conn) {
+                        for piece in pieces {
+                            socket.push(piece);
+                        }
+                        socket.notify |= notify;
+                        self.to_flush.insert(conn);
+                    }
+                }
+                Output::Close(conn) => {
+                    if let Some(socket) = self.sockets.get_mut(&conn) {
+                        socket.closing = true;
+                        self.to_flush.insert(conn);
+                    }
+                }
+                Output::Pause(conn) => {
+                    if let Some(socket) = self.sockets.get_mut(&conn) {
+                        socket.paused = true;
+                    }
+                }
+                Output::Resume(conn) => {
+                    if let Some(socket) = self.sockets.get_mut(&conn) {
+                        socket.paused = false;
+                        if !socket.drained {
+                            self.to_read.insert(conn);
+                        }
+                    }
+                }
+                Output::Execute(conn, job) if job.inline => {
+                    let finished = Box::new(exec::run(*job));
+                    let input = Input::Finished(conn, finished);
+                    self.machine.step(now_ms(), input, &mut self.outputs);
+                }
+                Output::Execute(conn, job) => self.workers.run(conn, job),
+                Output::Persist(persist) => self.log_writer.persist(persist),
+                Output::Snapshot(meta, databases) => self.background.snapshot(meta, databases),
+                Output::SendPeer {
+                    to,
+                    address,
+                    message,
+                } => self.send_peer(to, &address, message),
+                Output::ReceiveSnapshot(conn, meta, size) => {
+                    self.receiver.begin(conn, *meta, size);
+                }
+                Output::SnapshotData(conn, bytes) => self.receiver.data(conn, bytes),
+                Output::Discard(meta) => self.receiver.discard(&meta),
+                Output::Fatal(why) => self.stopped = Some(Err(why)),
+            }
+        }
+    }
+
+    fn send_peer(&mut self, to: u64, address: &str, message: Message) {
+        if let Message::InstallSnapshot { term, meta } = message {
+            return self
+                .background
+                .send_snapshot(&self.peers, to, address, term, meta);
+        }
+        let Some(pieces) = peers::encode(&message, 0) else {
+            log::error!("a message to peer {to} is larger than peers accept");
+            return;
+        };
+        if !self.peers.send(now_ms(), to, address, pieces) {
+            self.give(Input::PeerLost(to));
+        }
+    }
+
+    fn accept(&mut self) {
+        self.accept_again_at = None;
+        for _ in 0..ACCEPTS {
+            match self.listener.accept() {
+                Ok(Some(stream)) => {
+                    if self.sockets.len() >= self.connections_max {
+                        log::warn!("connection refused: {} are open", self.sockets.len());
+                        continue;
+                    }
+                    self.adopt(Socket::new(stream));
+                }
+                Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    // Out of descriptors or memory, most likely: the connection stays in the
+                    // backlog, and asking at once again would only burn the processor.
+                    log::warn!("accept: {error}");
+                    self.accept_again_at = Some(now_ms() + ACCEPT_PAUSE_MS);
+                    return;
+                }
+            }
+        }
+        // There may be more, and the poll tells of a waiting connection only once.
+        self.accept_again_at = Some(now_ms());
+    }
+
+    fn adopt(&mut self, mut socket: Socket) {
+        let id = self.next_conn;
+        let Ok(token) = usize::try_from(id) else {
+            return;
+        };
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if let Err(error) = self
+            .poll
+            .registry()
+            .register(socket.source(), Token(token), interest)
+        {
+            log::warn!("cannot watch a connection: {error}");
+            return;
+        }
+        self.next_conn += 1;
+        self.sockets.insert(id, socket);
+        self.give(Input::Accepted(id));
+    }
+
+    fn socket_event(&mut self, id: ConnId, event: &Event) {
+        let Some(socket) = self.sockets.get_mut(&id) else {
+            return;
+        };
+        if event.is_writable() && !socket.is_flushed() {
+            self.to_flush.insert(id);
+        }
+        if event.is_error() || (event.is_read_closed() && event.is_write_closed()) {
+            // Both directions are gone, so nobody is there for an answer; what was sent before may
+            // still be worth reading, unless the machine has had enough of it.
+            if socket.paused {
+                self.drop_socket(id);
+                return;
+            }
+        }
+        if event.is_readable() || event.is_read_closed() {
+            socket.drained = false;
+            if !socket.paused {
+                self.read(id);
+            }
+        }
+    }
+
+    fn read(&mut self, id: ConnId) {
+        let Some(socket) = self.sockets.get_mut(&id) else {
+            return;
+        };
+        if socket.closing || socket.paused {
+            return;
+        }
+        loop {
+            match socket.read(&mut self.scratch) {
+                Ok(0) => {
+                    socket.drained = true;
+                    self.give(Input::Eof(id));
+                    return;
+                }
+                Ok(count) => {
+                    let full = count == self.scratch.len();
+                    socket.drained = !full;
+                    self.machine.step(
+                        now_ms(),
+                        Input::Bytes(id, &self.scratch[..count]),
+                        &mut self.outputs,
+                    );
+                    self.carry_out();
+                    let Some(socket) = self.sockets.get(&id) else {
+                        return;
+                    };
+                    if full && !socket.paused && !socket.closing {
+                        self.to_read.insert(id);
+                    }
+                    return;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    socket.drained = true;
+                    return;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => {
+                    self.drop_socket(id);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Sends what is queued, and what the machine has to say when it has left.
+    fn flush(&mut self) {
+        while let Some(id) = self.to_flush.pop_first() {
+            let Some(socket) = self.sockets.get_mut(&id) else {
+                continue;
+            };
+            if socket.flush().is_err() {
+                self.drop_socket(id);
+                continue;
+            }
+            if !socket.is_flushed() {
+                continue;
+            }
+            if socket.closing {
+                self.remove(id);
+            } else if std::mem::take(&mut socket.notify) {
+                self.give(Input::Drained(id));
+            }
+        }
+    }
+
+    fn drop_socket(&mut self, id: ConnId) {
+        self.remove(id);
+        self.give(Input::Closed(id));
+    }
+
+    fn remove(&mut self, id: ConnId) {
+        if let Some(mut socket) = self.sockets.remove(&id) {
+            // It is about to be closed, which removes it from the poll too.
+            let _ = self.poll.registry().deregister(socket.source());
+        }
+        self.receiver.ended(id);
+    }
+
+    /// Ends the threads. The log is closed only after a clean stop: a failed disk is left as it is.
+    fn close(mut self, result: Result<(), String>) -> Result<(), String> {
+        self.sockets.clear();
+        self.machine.interrupt_all();
+        // Another program on this directory would not know of the promise not to vote.
+        let promised = self.machine.promised_until().saturating_sub(now_ms());
+        std::thread::sleep(Duration::from_millis(promised.min(PROMISE_MS_MAX)));
+        self.workers.stop();
+        self.background.stop();
+        let closed = self.log_writer.stop(result.is_ok());
+        result.and(closed)
+    }
+}

@@ -1,0 +1,158 @@
+//! Where clients and peers come in: TCP, or an abstract unix socket.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::AsFd;
+use std::os::linux::net::SocketAddrExt;
+
+use mio::event::Source;
+use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+/// Connections that may wait to be accepted, as with C dqlite.
+const BACKLOG: i32 = 128;
+
+/// An address to listen on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BindAddr {
+    /// TCP, IPv4 or IPv6; port 0 lets the kernel choose.
+    Tcp(SocketAddr),
+    /// A unix socket in the abstract namespace: no file, gone with the process.
+    Abstract(Vec<u8>),
+}
+
+impl BindAddr {
+    /// Understands `HOST:PORT` (names are resolved, which may block), `[IPV6]:PORT`, a bare
+    /// address (port 8080) and `@NAME`.
+    pub fn parse(text: &str) -> io::Result<BindAddr> {
+        if let Some(name) = text.strip_prefix('@') {
+            if name.is_empty() || name.len() > 107 {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "bad abstract socket name",
+                ));
+            }
+            return Ok(BindAddr::Abstract(name.as_bytes().to_vec()));
+        }
+        resolve(text).map(BindAddr::Tcp)
+    }
+}
+
+impl fmt::Display for BindAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BindAddr::Tcp(addr) => write!(f, "{addr}"),
+            BindAddr::Abstract(name) => write!(f, "@{}", String::from_utf8_lossy(name)),
+        }
+    }
+}
+
+/// Resolves `HOST:PORT`, or a bare numeric address with dqlite's default port.
+pub fn resolve(text: &str) -> io::Result<SocketAddr> {
+    if let Ok(ip) = text.parse() {
+        return Ok(SocketAddr::new(ip, 8080));
+    }
+    text.to_socket_addrs()?
+        .next()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("{text}: no such host")))
+}
+
+/// Who may use an abstract socket: there is no other protection on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnixPeers {
+    /// Processes of the same user.
+    SameUser,
+    /// This process only, as C dqlite has it.
+    SameProcess,
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// Abstract unix socket.
+    Unix(UnixListener, UnixPeers),
+}
+
+/// An accepted socket.
+#[derive(Debug)]
+pub enum Stream {
+    /// TCP.
+    Tcp(TcpStream),
+    /// Unix.
+    Unix(UnixStream),
+}
+
+impl Listener {
+    /// Binds and listens.
+    pub fn bind(addr: &BindAddr, peers: UnixPeers) -> io::Result<Listener> {
+        match addr {
+            BindAddr::Tcp(addr) => {
+                let socket = Socket::new(Domain::for_address(*addr), Type::STREAM, None)?;
+                socket.set_reuse_address(true)?;
+                socket.set_nonblocking(true)?;
+                socket.bind(&SockAddr::from(*addr))?;
+                socket.listen(BACKLOG)?;
+                Ok(Listener::Tcp(TcpListener::from_std(socket.into())))
+            }
+            BindAddr::Abstract(name) => {
+                let addr = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+                let listener = std::os::unix::net::UnixListener::bind_addr(&addr)?;
+                listener.set_nonblocking(true)?;
+                Ok(Listener::Unix(UnixListener::from_std(listener), peers))
+            }
+        }
+    }
+
+    /// The address that is really bound.
+    pub fn local_addr(&self, asked: &BindAddr) -> io::Result<BindAddr> {
+        match self {
+            Listener::Tcp(listener) => Ok(BindAddr::Tcp(listener.local_addr()?)),
+            Listener::Unix(..) => Ok(asked.clone()),
+        }
+    }
+
+    /// Takes the next connection; `Ok(None)` for one that was turned away.
+    pub fn accept(&self) -> io::Result<Option<Stream>> {
+        match self {
+            Listener::Tcp(listener) => {
+                let (stream, _) = listener.accept()?;
+                // An option that this kind of socket lacks costs latency, not correctness.
+                let _ = stream.set_nodelay(true);
+                tune(&stream);
+                Ok(Some(Stream::Tcp(stream)))
+            }
+            Listener::Unix(listener, peers) => {
+                let (stream, _) = listener.accept()?;
+                let known =
+                    getsockopt(&stream.as_fd(), PeerCredentials).is_ok_and(|cred| match peers {
+                        UnixPeers::SameUser => cred.uid() == nix::unistd::getuid().as_raw(),
+                        UnixPeers::SameProcess => cred.pid() == nix::unistd::getpid().as_raw(),
+                    });
+                Ok(known.then_some(Stream::Unix(stream)))
+            }
+        }
+    }
+
+    /// For registration with mio.
+    pub fn source(&mut self) -> &mut dyn Source {
+        match self {
+            Listener::Tcp(listener) => listener,
+            Listener::Unix(listener, _) => listener,
+        }
+    }
+}
+
+/// Finds dead peers in seconds rather than the kernel's two hours.
+pub fn tune(stream: &impl AsFd) {
+    let socket = socket2::SockRef::from(stream);
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(std::time::Duration::from_secs(15))
+        .with_interval(std::time::Duration::from_secs(5))
+        .with_retries(3);
+    let _ = socket.set_tcp_keepalive(&keepalive);
+    let _ = socket.set_tcp_user_timeout(Some(std::time::Duration::from_secs(30)));
+}

@@ -1,0 +1,154 @@
+//! The log writer: makes disk work durable, in order, as much as has queued up at a time.
+//!
+//! While one `fdatasync` runs, what other clients wrote piles up and shares the next one. That is
+//! the group commit, and the reason why the event loop never waits for a disk.
+
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
+use dq_raft::{DiskError, FsDisk, LogWriter, Persist, Prepared, SnapshotMeta};
+
+use super::mailbox::{Mail, Mailbox};
+
+/// Work taken in one go, so that memory and the time to the first report stay bounded.
+const BATCHES: usize = 1024;
+
+#[derive(Debug)]
+enum Work {
+    Persist(Persist),
+    Publish(Box<SnapshotMeta>),
+    Stop,
+}
+
+/// For others who have work for the log writer.
+#[derive(Debug, Clone)]
+pub struct LogQueue(Sender<Work>);
+
+impl LogQueue {
+    /// Makes a snapshot out of files that were written under temporary names.
+    pub fn publish(&self, meta: Box<SnapshotMeta>) {
+        // A thread that has ended has reported why.
+        let _ = self.0.send(Work::Publish(meta));
+    }
+}
+
+/// The thread, and what it has been asked for.
+#[derive(Debug)]
+pub struct LogWriterThread {
+    work: Sender<Work>,
+    thread: Option<JoinHandle<LogWriter<FsDisk>>>,
+    asked: u64,
+    done: u64,
+}
+
+impl LogWriterThread {
+    /// Starts the thread.
+    pub fn start(writer: LogWriter<FsDisk>, mailbox: Mailbox) -> std::io::Result<LogWriterThread> {
+        let (work, queue) = unbounded();
+        let thread = std::thread::Builder::new()
+            .name("dq-log".to_owned())
+            .spawn(move || write_until_closed(writer, &queue, &mailbox))?;
+        Ok(LogWriterThread {
+            work,
+            thread: Some(thread),
+            asked: 0,
+            done: 0,
+        })
+    }
+
+    /// A queue to the thread.
+    pub fn queue(&self) -> LogQueue {
+        LogQueue(self.work.clone())
+    }
+
+    /// Queues work. What can be queued is bounded by what the node lets clients write ahead.
+    pub fn persist(&mut self, persist: Persist) {
+        self.asked = persist.id;
+        // A thread that has ended has reported why.
+        let _ = self.work.send(Work::Persist(persist));
+    }
+
+    /// Everything up to `id` was reported durable.
+    pub fn completed(&mut self, id: u64) {
+        self.done = id;
+    }
+
+    /// Whether work is under way.
+    pub fn is_busy(&self) -> bool {
+        self.done < self.asked
+    }
+
+    /// Lets what is queued be written, then closes the log if it is sound.
+    pub fn stop(&mut self, sound: bool) -> Result<(), String> {
+        let _ = self.work.send(Work::Stop);
+        let Some(thread) = self.thread.take() else {
+            return Ok(());
+        };
+        match thread.join() {
+            Ok(writer) if sound => writer.close().map_err(|error| error.to_string()),
+            Ok(_) => Ok(()),
+            Err(_) => Err("the log writer panicked".to_owned()),
+        }
+    }
+}
+
+fn write_until_closed(
+    mut writer: LogWriter<FsDisk>,
+    queue: &Receiver<Work>,
+    mailbox: &Mailbox,
+) -> LogWriter<FsDisk> {
+    // A failed write or sync is final: what is in the page cache may be lost, and only a restart
+    // that reads the disk can tell.
+    if let Err(error) = write_all(&mut writer, queue, mailbox) {
+        mailbox.send(Mail::DiskFailed(error.to_string()));
+    }
+    writer
+}
+
+fn write_all(
+    writer: &mut LogWriter<FsDisk>,
+    queue: &Receiver<Work>,
+    mailbox: &Mailbox,
+) -> Result<(), DiskError> {
+    let mut batch = Vec::new();
+    let mut stopping = false;
+    while !stopping {
+        let mut next = match queue.try_recv() {
+            Ok(work) => work,
+            Err(TryRecvError::Disconnected) => return Ok(()),
+            Err(TryRecvError::Empty) => {
+                // Nothing to do: a good time to set space aside for what is to come.
+                if writer.prepare()? == Prepared::NoSpace {
+                    log::warn!("no space to prepare the log's next segment");
+                }
+                match queue.recv() {
+                    Ok(work) => work,
+                    Err(_) => return Ok(()),
+                }
+            }
+        };
+        loop {
+            match next {
+                Work::Persist(persist) => batch.push(persist),
+                Work::Stop => stopping = true,
+                Work::Publish(meta) => {
+                    writer.publish_snapshot(&meta)?;
+                    mailbox.send(Mail::SnapshotWritten(meta, true));
+                }
+            }
+            if batch.len() >= BATCHES {
+                break;
+            }
+            next = match queue.try_recv() {
+                Ok(work) => work,
+                Err(_) => break,
+            };
+        }
+        if !batch.is_empty() {
+            let id = writer.write(&batch)?;
+            mailbox.send(Mail::Durable(id));
+            batch.clear();
+        }
+    }
+    Ok(())
+}

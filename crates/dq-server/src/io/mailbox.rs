@@ -1,0 +1,68 @@
+//! How other threads talk to the event loop: a queue and a waker.
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use dq_raft::SnapshotMeta;
+use mio::Waker;
+
+use crate::conn::ConnId;
+use crate::exec::Finished;
+use crate::fsm::Images;
+use crate::node::Status;
+
+/// A report or a wish. The queue is bounded by what the loop has asked for: one report a job, disk
+/// batch or snapshot.
+#[derive(Debug)]
+pub enum Mail {
+    /// Disk work up to this id is durable.
+    Durable(u64),
+    /// The disk failed; the node ends.
+    DiskFailed(String),
+    /// A worker has run a job.
+    Finished(ConnId, Box<Finished>),
+    /// A snapshot was written, or not.
+    SnapshotWritten(Box<SnapshotMeta>, bool),
+    /// A dial of this peer, the n-th of all, has ended.
+    Dialled(u64, u64, std::io::Result<std::net::TcpStream>),
+    /// A snapshot was sent to this peer, or not.
+    SnapshotSent(u64, bool),
+    /// This much of a snapshot that arrives on a connection is stored.
+    SnapshotStored(ConnId, usize),
+    /// It is stored and read, or of no use.
+    SnapshotReceived(ConnId, Box<Result<(SnapshotMeta, Images), String>>),
+    /// Somebody asks how the node is.
+    Status(Sender<Status>),
+    /// Stop.
+    Stop,
+}
+
+/// The sending side; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Mailbox {
+    sender: Sender<Mail>,
+    waker: Arc<Waker>,
+}
+
+impl Mailbox {
+    /// A mailbox that wakes with `waker`, and its receiving side.
+    pub fn new(waker: Waker) -> (Mailbox, Receiver<Mail>) {
+        let (sender, receiver) = unbounded();
+        (
+            Mailbox {
+                sender,
+                waker: Arc::new(waker),
+            },
+            receiver,
+        )
+    }
+
+    /// Leaves mail. After the loop has ended there is nobody to read it, which is no error.
+    pub fn send(&self, mail: Mail) {
+        if self.sender.send(mail).is_ok() {
+            if let Err(error) = self.waker.wake() {
+                log::error!("cannot wake the event loop: {error}");
+            }
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! The world around the state machine: sockets, threads, the clock. No decisions are made here.
+//!
+//! ```text
+//!   event loop (mio) ──▶ Machine::step ──▶ outputs
+//!      ▲   ▲   ▲                             │
+//!      │   │   └── workers: long statements ◀┤
+//!      │   └────── log writer: group commit ◀┤
+//!      └────────── background: snapshots    ◀┘
+//! ```
+//!
+//! Threads report back through one channel and a waker. The loop itself never waits for a disk, a
+//! name server or a long statement.
+
+pub mod background;
+pub mod clock;
+pub mod dial;
+pub mod event_loop;
+pub mod listener;
+pub mod log_writer;
+pub mod mailbox;
+pub mod peers;
+pub mod receiver;
+pub mod socket;
+pub mod workers;

@@ -1,0 +1,257 @@
+//! The outbound side of raft: one stream to each other node, written to and never read.
+//!
+//! ```text
+//!   idle ──message──▶ dialling ──▶ connected ──write fails──▶ idle
+//!                        └──fails──▶ waiting, a second ──▶ dialling
+//! ```
+//!
+//! Raft repeats what is lost, so nothing here tries hard: while there is no stream only the newest
+//! messages are kept, and a peer that takes nothing for long is cut off when its queue is full. A
+//! snapshot goes over a stream of its own, so that heartbeats overtake it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::TcpStream;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mio::event::Event;
+use mio::{Interest, Registry, Token};
+
+use super::dial::{Dial, Introduction, connect};
+use super::listener::Stream;
+use super::mailbox::{Mail, Mailbox};
+use super::socket::Socket;
+use crate::conn::ConnId;
+
+/// Wait between two attempts to reach a node, as with C dqlite.
+const RETRY_MS: u64 = 1000;
+
+/// Messages kept for a node that is not connected.
+const MESSAGES_UNCONNECTED: usize = 8;
+
+/// Bytes queued for a connected node above which it is cut off; a single larger message passes.
+const QUEUE_BYTES_MAX: usize = 64 << 20;
+
+/// All peers.
+#[derive(Debug)]
+pub struct Peers {
+    dialer: Arc<dyn Dial>,
+    us: Introduction,
+    mailbox: Mailbox,
+    peers: BTreeMap<u64, Peer>,
+    tokens: BTreeMap<ConnId, u64>,
+    attempts: u64,
+}
+
+#[derive(Debug)]
+struct Peer {
+    address: String,
+    state: State,
+    waiting: VecDeque<Vec<Bytes>>,
+}
+
+#[derive(Debug)]
+enum State {
+    Idle { retry_at: u64 },
+    Dialling { attempt: u64 },
+    Connected { token: ConnId, socket: Socket },
+}
+
+impl Peers {
+    /// Peers, none of them known yet.
+    pub fn new(dialer: Arc<dyn Dial>, us: Introduction, mailbox: Mailbox) -> Peers {
+        Peers {
+            dialer,
+            us,
+            mailbox,
+            peers: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            attempts: 0,
+        }
+    }
+
+    /// Queues a message for a peer. False if it was cut off because its queue is full.
+    pub fn send(&mut self, now: u64, to: u64, address: &str, pieces: Vec<Bytes>) -> bool {
+        let changed = self
+            .peers
+            .get(&to)
+            .is_some_and(|peer| peer.address != address);
+        if changed {
+            self.drop_peer(to);
+        }
+        let peer = self.peers.entry(to).or_insert_with(|| Peer {
+            address: address.to_owned(),
+            state: State::Idle { retry_at: now },
+            waiting: VecDeque::new(),
+        });
+        match &mut peer.state {
+            State::Connected { socket, .. } => {
+                let size: usize = pieces.iter().map(Bytes::len).sum();
+                if !socket.is_flushed() && socket.queued_bytes() + size > QUEUE_BYTES_MAX {
+                    log::warn!("peer {to} at {address} takes nothing: cut off");
+                    self.disconnect(to, now);
+                    return false;
+                }
+                for piece in pieces {
+                    socket.push(piece);
+                }
+            }
+            State::Idle { .. } | State::Dialling { .. } => {
+                peer.waiting.push_back(pieces);
+                if peer.waiting.len() > MESSAGES_UNCONNECTED {
+                    peer.waiting.pop_front();
+                }
+            }
+        }
+        self.dial_if_due(to, now);
+        true
+    }
+
+    /// When [`tick`](Peers::tick) has something to do.
+    pub fn deadline(&self) -> Option<u64> {
+        let due = |peer: &Peer| match peer.state {
+            State::Idle { retry_at } if !peer.waiting.is_empty() => Some(retry_at),
+            _ => None,
+        };
+        self.peers.values().filter_map(due).min()
+    }
+
+    /// Dials who is due.
+    pub fn tick(&mut self, now: u64) {
+        let ids: Vec<u64> = self.peers.keys().copied().collect();
+        for id in ids {
+            self.dial_if_due(id, now);
+        }
+    }
+
+    fn dial_if_due(&mut self, id: u64, now: u64) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        match peer.state {
+            State::Idle { retry_at } if retry_at <= now && !peer.waiting.is_empty() => {}
+            _ => return,
+        }
+        self.attempts += 1;
+        let attempt = self.attempts;
+        peer.state = State::Dialling { attempt };
+        let (dialer, us) = (self.dialer.clone(), self.us.clone());
+        let (address, mailbox) = (peer.address.clone(), self.mailbox.clone());
+        // A dial may take as long as the application's function likes; when we no longer wait for
+        // it, its stream is closed as it arrives.
+        let spawned = std::thread::Builder::new()
+            .name(format!("dq-dial-{id}"))
+            .spawn(move || {
+                let stream = connect(&*dialer, &address, &us);
+                mailbox.send(Mail::Dialled(id, attempt, stream));
+            });
+        if let Err(error) = spawned {
+            log::warn!("cannot dial peer {id}: {error}");
+            peer.state = State::Idle {
+                retry_at: now + RETRY_MS,
+            };
+        }
+    }
+
+    /// A dial has ended. `token` is for the stream, if there is one. True if there is a new one.
+    pub fn dialled(
+        &mut self,
+        now: u64,
+        id: u64,
+        attempt: u64,
+        stream: io::Result<TcpStream>,
+        token: ConnId,
+        registry: &Registry,
+    ) -> bool {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return false;
+        };
+        if !matches!(peer.state, State::Dialling { attempt: current } if current == attempt) {
+            return false;
+        }
+        let connected = stream.and_then(|stream| {
+            stream.set_nonblocking(true)?;
+            let stream = mio::net::TcpStream::from_std(stream);
+            let mut socket = Socket::new(Stream::Tcp(stream));
+            let token = usize::try_from(token).map_err(io::Error::other)?;
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            registry.register(socket.source(), Token(token), interest)?;
+            Ok(socket)
+        });
+        match connected {
+            Ok(mut socket) => {
+                log::debug!("connected to peer {id} at {}", peer.address);
+                for piece in peer.waiting.drain(..).flatten() {
+                    socket.push(piece);
+                }
+                peer.state = State::Connected { token, socket };
+                self.tokens.insert(token, id);
+                true
+            }
+            Err(error) => {
+                log::debug!("peer {id} at {}: {error}", peer.address);
+                peer.state = State::Idle {
+                    retry_at: now + RETRY_MS,
+                };
+                false
+            }
+        }
+    }
+
+    /// Sends what is queued. Returns the peers that were lost.
+    pub fn flush(&mut self, now: u64) -> Vec<u64> {
+        let mut lost = Vec::new();
+        for (&id, peer) in &mut self.peers {
+            if let State::Connected { socket, .. } = &mut peer.state {
+                if !socket.is_flushed() && socket.flush().is_err() {
+                    lost.push(id);
+                }
+            }
+        }
+        for &id in &lost {
+            self.disconnect(id, now);
+        }
+        lost
+    }
+
+    /// Something happened on a stream of ours. True if the token is one of a peer.
+    pub fn event(&mut self, now: u64, token: ConnId, event: &Event) -> Option<u64> {
+        let id = *self.tokens.get(&token)?;
+        if event.is_readable() || event.is_read_closed() || event.is_error() {
+            // Peers never send on a stream that we have opened: all there can be is its end.
+            let Some(Peer {
+                state: State::Connected { socket, .. },
+                ..
+            }) = self.peers.get_mut(&id)
+            else {
+                return Some(id);
+            };
+            let mut byte = [0; 64];
+            match socket.read(&mut byte) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                _ => self.disconnect(id, now),
+            }
+        }
+        Some(id)
+    }
+
+    fn disconnect(&mut self, id: u64, now: u64) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            if let State::Connected { token, .. } = &peer.state {
+                self.tokens.remove(token);
+            }
+            peer.state = State::Idle { retry_at: now };
+        }
+    }
+
+    fn drop_peer(&mut self, id: u64) {
+        self.disconnect(id, 0);
+        self.peers.remove(&id);
+    }
+
+    /// Opens a stream of its own for a snapshot; the returned parts go to a thread.
+    pub fn snapshot_stream(&self) -> (Arc<dyn Dial>, Introduction, Mailbox) {
+        (self.dialer.clone(), self.us.clone(), self.mailbox.clone())
+    }
+}

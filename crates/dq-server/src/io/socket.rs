@@ -1,0 +1,113 @@
+//! An accepted socket and what is queued for it.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Read, Write};
+
+use bytes::{Buf, Bytes};
+use mio::event::Source;
+
+use super::listener::Stream;
+
+/// Pieces handed to one `writev`.
+const PIECES: usize = 64;
+
+/// A socket with its queue of pieces to send.
+#[derive(Debug)]
+pub struct Socket {
+    stream: Stream,
+    queue: VecDeque<Bytes>,
+    queued_bytes: usize,
+    /// Tell the node when the queue is empty.
+    pub notify: bool,
+    /// Close when the queue is empty.
+    pub closing: bool,
+    /// The node does not want to read now.
+    pub paused: bool,
+    /// The last read left nothing behind: wait for the next event.
+    pub drained: bool,
+}
+
+impl Socket {
+    /// A socket with nothing queued.
+    pub fn new(stream: Stream) -> Socket {
+        Socket {
+            stream,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            notify: false,
+            closing: false,
+            paused: false,
+            drained: true,
+        }
+    }
+
+    /// Queues a piece.
+    pub fn push(&mut self, piece: Bytes) {
+        if !piece.is_empty() {
+            self.queued_bytes += piece.len();
+            self.queue.push_back(piece);
+        }
+    }
+
+    /// Whether nothing is left to send.
+    pub fn is_flushed(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Bytes that wait to be sent.
+    pub fn queued_bytes(&self) -> usize {
+        self.queued_bytes
+    }
+
+    /// Reads what is there.
+    pub fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match &mut self.stream {
+            Stream::Tcp(stream) => stream.read(into),
+            Stream::Unix(stream) => stream.read(into),
+        }
+    }
+
+    /// Sends as much as the kernel takes.
+    pub fn flush(&mut self) -> io::Result<()> {
+        while !self.queue.is_empty() {
+            let mut slices = [IoSlice::new(&[]); PIECES];
+            let count = self.queue.len().min(PIECES);
+            for (slice, piece) in slices.iter_mut().zip(&self.queue) {
+                *slice = IoSlice::new(piece);
+            }
+            let slices = &slices[..count];
+            let written = match &mut self.stream {
+                Stream::Tcp(stream) => stream.write_vectored(slices),
+                Stream::Unix(stream) => stream.write_vectored(slices),
+            };
+            match written {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => self.sent(count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn sent(&mut self, mut count: usize) {
+        self.queued_bytes -= count;
+        while let Some(piece) = self.queue.front_mut() {
+            if count < piece.len() {
+                piece.advance(count);
+                return;
+            }
+            count -= piece.len();
+            self.queue.pop_front();
+        }
+    }
+
+    /// For registration with mio.
+    pub fn source(&mut self) -> &mut dyn Source {
+        match &mut self.stream {
+            Stream::Tcp(stream) => stream,
+            Stream::Unix(stream) => stream,
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Reads a data directory into what a node starts from.
+
+use std::io::{self, IoSlice};
+use std::path::Path;
+
+use dq_raft::disk::Disk;
+use dq_raft::{
+    DataDir, DiskError, FsDisk, LogWriter, Options, ReadMode, ReadOptions, RecoverOptions,
+    Recovered, SnapshotReader,
+};
+
+use crate::fsm::{self, Images};
+use crate::handle::{BOOTSTRAP_ID, StartError};
+use crate::io::clock;
+
+/// Bytes of the log kept in memory behind a snapshot, for followers that lag.
+pub(crate) const LOG_BYTES_MAX: u64 = 64 << 20;
+
+/// Which directory, and whose.
+pub(crate) struct Load<'a> {
+    pub(crate) dir: &'a Path,
+    pub(crate) id: u64,
+    pub(crate) address: &'a str,
+    pub(crate) auto_recovery: bool,
+}
+
+/// A directory that is locked and read.
+pub(crate) struct Loaded {
+    pub(crate) dir: DataDir,
+    pub(crate) recovered: Recovered,
+    pub(crate) writer: LogWriter<FsDisk>,
+    pub(crate) databases: Images,
+}
+
+/// Holds the longest promise not to vote that this node may have given, in decimal milliseconds. C
+/// dqlite takes no notice of it.
+const PROMISE_FILE: &str = "dq-promise";
+
+impl Loaded {
+    /// What the driver has to know of promises. A longer one is made durable before it can be given:
+    /// after a crash the node must keep the promises that it no longer remembers.
+    pub(crate) fn reads(&self, mode: ReadMode, options: &Options) -> io::Result<ReadOptions> {
+        let disk = self.dir.disk();
+        let found = match disk.read(PROMISE_FILE, 32) {
+            Ok(bytes) => std::str::from_utf8(&bytes)
+                .ok()
+                .and_then(|text| text.trim().parse().ok())
+                // Whatever it said, no node of this kind has promised longer than this.
+                .unwrap_or(ReadOptions::promise_ms(options)),
+            Err(error) if error.is_not_found() => 0,
+            Err(error) => return Err(io::Error::other(error)),
+        };
+        let wanted = match mode {
+            ReadMode::Lease => ReadOptions::promise_ms(options),
+            ReadMode::Quorum | ReadMode::Leader => 0,
+        };
+        if wanted > found {
+            self.store_promise(wanted).map_err(io::Error::other)?;
+        }
+        Ok(ReadOptions {
+            mode,
+            promise_found_ms: found,
+            promise_bound_ms: found.max(wanted),
+        })
+    }
+
+    fn store_promise(&self, bound_ms: u64) -> Result<(), DiskError> {
+        let disk = self.dir.disk();
+        let temporary = format!("tmp-{PROMISE_FILE}");
+        let file = disk.create(&temporary)?;
+        let text = format!("{bound_ms}\n");
+        disk.write_at(&file, 0, &[IoSlice::new(text.as_bytes())])?;
+        disk.sync_data(&file)?;
+        disk.rename(&temporary, PROMISE_FILE)?;
+        disk.sync_directory()
+    }
+}
+
+/// Locks and reads the directory; an empty one becomes that of a new cluster if the id is one that
+/// starts clusters.
+pub(crate) fn load(load: &Load<'_>) -> Result<Loaded, StartError> {
+    let dir = DataDir::open(load.dir).map_err(StartError::Directory)?;
+    let options = RecoverOptions {
+        auto_recovery: load.auto_recovery,
+        trailing_bytes_max: LOG_BYTES_MAX,
+        now_nanos: clock::wall_nanos(),
+        ..RecoverOptions::default()
+    };
+    let (mut recovered, mut writer) = dir.recover(&options).map_err(StartError::Recover)?;
+    let starts_clusters = load.id == 1 || load.id == BOOTSTRAP_ID;
+    if recovered.term == 0 && starts_clusters {
+        drop(writer);
+        dir.bootstrap(load.id, load.address, &options)
+            .map_err(StartError::Recover)?;
+        (recovered, writer) = dir.recover(&options).map_err(StartError::Recover)?;
+    }
+    let databases = match &recovered.snapshot {
+        None => Images::new(),
+        Some(meta) => {
+            let mut reader =
+                SnapshotReader::open(dir.disk(), meta).map_err(StartError::Snapshot)?;
+            fsm::read_snapshot(&mut reader).map_err(StartError::Io)?
+        }
+    };
+    Ok(Loaded {
+        dir,
+        recovered,
+        writer,
+        databases,
+    })
+}

@@ -1,0 +1,131 @@
+//! `dq-server`: a dqlite node as a process.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use dq_server::{BindAddr, Node, ReadMode};
+use nix::sys::signal::{SigSet, Signal};
+
+/// A dqlite node: SQLite, replicated with raft.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node until SIGTERM or SIGINT.
+    Run(Run),
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// Node id, unique in the cluster; 1 starts a new cluster in an empty directory.
+    #[arg(long)]
+    id: u64,
+    /// Address that clients and other nodes are told: HOST:PORT or @NAME.
+    #[arg(long)]
+    address: String,
+    /// Data directory; made if it does not exist.
+    #[arg(long)]
+    dir: PathBuf,
+    /// Where to listen, if not at the address: HOST:PORT or @NAME.
+    #[arg(long)]
+    bind: Option<String>,
+    /// One-way network latency in ms; heartbeats are 1.5 times, election timeouts 15 times this.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    network_latency_ms: Option<u64>,
+    /// How long a writer waits for another connection's open transaction, in ms.
+    #[arg(long, default_value_t = 0)]
+    busy_timeout_ms: u64,
+    /// How reads are proven to be fresh.
+    #[arg(long, value_enum, default_value_t = Reads::Quorum)]
+    reads: Reads,
+}
+
+/// How reads are answered.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Reads {
+    /// A majority confirms the leader for each read (many share one question).
+    Quorum,
+    /// Followers promise not to vote for a while; needs clocks that count while a machine is stopped.
+    Lease,
+    /// As C dqlite: whoever believes to lead answers, perhaps with old data.
+    Leader,
+}
+
+impl From<Reads> for ReadMode {
+    fn from(reads: Reads) -> ReadMode {
+        match reads {
+            Reads::Quorum => ReadMode::Quorum,
+            Reads::Lease => ReadMode::Lease,
+            Reads::Leader => ReadMode::Leader,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let Command::Run(run) = Cli::parse().command;
+    match serve(&run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(run: &Run) -> Result<(), Box<dyn std::error::Error>> {
+    // Blocked before any thread starts, so that only the wait below takes them.
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    signals.thread_block()?;
+
+    std::fs::create_dir_all(&run.dir)
+        .map_err(|error| format!("data directory {}: {error}", run.dir.display()))?;
+    let mut builder = Node::builder(run.id, &run.address, &run.dir)
+        .busy_timeout(Duration::from_millis(run.busy_timeout_ms))
+        .read_mode(run.reads.into());
+    if let Some(latency) = run.network_latency_ms {
+        builder = builder.network_latency(Duration::from_millis(latency));
+    }
+    if let Some(bind) = &run.bind {
+        builder = builder.bind(BindAddr::parse(bind)?);
+    }
+    let node = builder.start()?;
+    writeln!(std::io::stdout(), "listening on {}", node.local_addr())?;
+    std::io::stdout().flush()?;
+
+    loop {
+        // A node that fails by itself must not leave a process that only looks alive.
+        match wait_for(&signals, Duration::from_millis(500)) {
+            Some(signal) => {
+                log::info!("{signal}: stopping");
+                return Ok(node.stop()?);
+            }
+            None if node.is_finished() => return Ok(node.stop()?),
+            None => {}
+        }
+    }
+}
+
+/// The next of these signals, if one comes in time.
+fn wait_for(signals: &SigSet, timeout: Duration) -> Option<Signal> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use nix::sys::signalfd::{SfdFlags, SignalFd};
+    use std::os::fd::AsFd;
+
+    let fd = SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).ok()?;
+    let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, timeout).ok()?;
+    let info = fd.read_signal().ok()??;
+    Signal::try_from(i32::try_from(info.ssi_signo).ok()?).ok()
+}

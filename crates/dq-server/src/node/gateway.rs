@@ -1,0 +1,470 @@
+//! Requests: from bytes to an answer, or to a task that waits for one.
+//!
+//! The order in which a request is refused is the original's: schema, body, parameter header,
+//! leadership, database, statement.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use dq_raft::ChangeError;
+use dq_wire::Role;
+use dq_wire::header::{BODY_SIZE_HARD_MAX, Header, request_type};
+use dq_wire::request::Request as WireRequest;
+use dq_wire::response::{FileHead, Response, encode_files};
+use dq_wire::{Params, ParamsBuf};
+
+use super::{Machine, Output};
+use crate::conn::{ConnId, Frame, Phase, READ_AHEAD_BYTES, Request, Stage, Task};
+use crate::error::{NOT_LEADER, Refusal};
+use crate::exec::{Call, Text, Work};
+
+/// What CLIENT is answered: a heartbeat timeout in ms that nobody enforces.
+const HEARTBEAT_MS: u64 = 15_000;
+
+/// Longest database name that opens, in bytes: SQLite wants name + 8 to fit in 512.
+const NAME_BYTES_MAX: usize = 504;
+
+impl Machine {
+    pub(super) fn received(&mut self, id: ConnId, bytes: &[u8], out: &mut VecDeque<Output>) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        conn.buffer.extend_from_slice(bytes);
+        if conn.request.is_some() {
+            self.seen_while_busy(id, out);
+            return;
+        }
+        self.pump(id, out);
+    }
+
+    /// A request is at work: stop reading when enough is there, and let an INTERRUPT end rows.
+    fn seen_while_busy(&mut self, id: ConnId, out: &mut VecDeque<Output>) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        if conn.buffer.len() >= READ_AHEAD_BYTES && !conn.paused {
+            conn.paused = true;
+            out.push_back(Output::Pause(id));
+        }
+        if conn.peek_kind() != Some(request_type::INTERRUPT) {
+            return;
+        }
+        let Some(request) = &conn.request else { return };
+        if !request.only_reads {
+            return;
+        }
+        match request.phase {
+            // The rows that were to come are not sent; EMPTY ends the exchange.
+            Phase::Drain => self.cut_rows(id, out),
+            Phase::Running if request.sent_rows => {
+                if let Some(session) = &conn.session {
+                    session.interrupt.interrupt();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Handles what the buffer holds, one request after the other, until one has to wait.
+    pub(super) fn pump(&mut self, id: ConnId, out: &mut VecDeque<Output>) {
+        loop {
+            let limit = self.settings.request_bytes_max;
+            let Some(conn) = self.conns.get_mut(&id) else {
+                return;
+            };
+            if conn.request.is_some() {
+                return;
+            }
+            if conn.gone {
+                self.forget(id, out);
+                return;
+            }
+            let frame = match &conn.stage {
+                Stage::Handshake => {
+                    if !conn.handshake() {
+                        self.hang_up(id, out);
+                        return;
+                    }
+                    match conn.stage {
+                        Stage::Handshake => Frame::Incomplete,
+                        _ => continue,
+                    }
+                }
+                Stage::Client { .. } => conn.next_frame(limit),
+                Stage::Peer { .. } => {
+                    self.peer_bytes(id, out);
+                    return;
+                }
+            };
+            match frame {
+                Frame::Message(header, body) => self.handle(id, header, &body, out),
+                Frame::Bad => self.hang_up(id, out),
+                Frame::Incomplete => {
+                    if conn.eof {
+                        self.hang_up(id, out);
+                    } else if conn.paused {
+                        conn.paused = false;
+                        out.push_back(Output::Resume(id));
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    pub(super) fn half_closed(&mut self, id: ConnId, out: &mut VecDeque<Output>) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        conn.eof = true;
+        self.pump(id, out);
+    }
+
+    pub(super) fn closed(&mut self, id: ConnId, out: &mut VecDeque<Output>) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        conn.gone = true;
+        let Some(request) = &conn.request else {
+            self.forget(id, out);
+            return;
+        };
+        match request.phase {
+            Phase::Drain => self.forget(id, out),
+            Phase::Running if request.only_reads => {
+                if let Some(session) = &conn.session {
+                    session.interrupt.interrupt();
+                }
+            }
+            // The request goes on for its effect: a client that leaves does not take it back.
+            _ => {}
+        }
+    }
+
+    /// Closes a connection from our side.
+    pub(super) fn hang_up(&mut self, id: ConnId, out: &mut VecDeque<Output>) {
+        out.push_back(Output::Close(id));
+        self.forget(id, out);
+    }
+
+    /// Drops a connection and all that it holds: its transaction is rolled back, its slot freed.
+    pub(super) fn forget(&mut self, id: ConnId, out: &mut VecDeque<Output>) {
+        self.gated.remove(&id);
+        let Some(conn) = self.conns.remove(&id) else {
+            return;
+        };
+        if let Some(session) = conn.session {
+            let name = session.database.clone();
+            drop(session);
+            self.left(id, &name, out);
+        }
+    }
+
+    /// One request. Its answer is pushed, or it is left at work on the connection.
+    fn handle(&mut self, id: ConnId, header: Header, body: &Bytes, out: &mut VecDeque<Output>) {
+        let request = match WireRequest::decode(&header, body) {
+            Ok(request) => request,
+            Err(error) => {
+                return match error.failure() {
+                    Some((code, message)) => self.refuse(id, code, message, out),
+                    None => self.hang_up(id, out),
+                };
+            }
+        };
+        let leading = self.epoch.is_some();
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        let first = !std::mem::replace(&mut conn.used, true);
+        match request {
+            WireRequest::Leader => {
+                let legacy = conn.stage == Stage::Client { legacy: true };
+                let (id_known, address) = self.known_leader(legacy).unwrap_or_default();
+                let address = address.as_bytes();
+                let response = match legacy {
+                    true => Response::ServerLegacy { address },
+                    false => Response::Server {
+                        id: id_known,
+                        address,
+                    },
+                };
+                self.answer(id, &response, out);
+            }
+            WireRequest::Client { .. } => {
+                self.answer(
+                    id,
+                    &Response::Welcome {
+                        heartbeat_ms: HEARTBEAT_MS,
+                    },
+                    out,
+                );
+            }
+            WireRequest::Open { name, .. } => {
+                if !leading {
+                    return self.refuse_with(id, &NOT_LEADER, out);
+                }
+                if conn.session.is_some() {
+                    let text = "a database for this connection is already open";
+                    return self.refuse(id, 5, text, out);
+                }
+                if name.len() > NAME_BYTES_MAX {
+                    return self.hang_up(id, out);
+                }
+                // Names that SQLite would not take for a file of ours.
+                let special = name.is_empty() || name == b":memory:";
+                if special || name.ends_with(b"-wal") || name.ends_with(b"-journal") {
+                    return self.refuse(id, 14, "unable to open database file", out);
+                }
+                let name = body.slice_ref(name);
+                self.begin(id, Request::new(Task::Open(name)), out);
+            }
+            WireRequest::Prepare { schema, db, sql } => {
+                let work = Work::Prepare {
+                    sql: body.slice_ref(sql),
+                    tail: schema == 1,
+                };
+                self.statement(id, db, None, work, out);
+            }
+            WireRequest::Exec { db, stmt, params } => {
+                let work = Work::Exec(Call::new(stmt, params_of(body, params)));
+                self.statement(id, db.into(), Some(stmt), work, out);
+            }
+            WireRequest::Query { db, stmt, params } => {
+                let work = Work::Query(Call::new(stmt, params_of(body, params)));
+                self.statement(id, db.into(), Some(stmt), work, out);
+            }
+            WireRequest::ExecSql { db, sql, params } => {
+                let work = Work::ExecText(Text::new(body.slice_ref(sql), params_of(body, params)));
+                self.statement(id, db, None, work, out);
+            }
+            WireRequest::QuerySql { db, sql, params } => {
+                let work = Work::QueryText(Text::new(body.slice_ref(sql), params_of(body, params)));
+                self.statement(id, db, None, work, out);
+            }
+            WireRequest::Finalize { db, stmt } => {
+                let handle = match (&mut conn.session, db) {
+                    (Some(session), 0) => session.handle.as_mut(),
+                    _ => return self.refuse(id, 12, "no database opened", out),
+                };
+                if handle.is_some_and(|handle| handle.finalize(stmt)) {
+                    self.answer(id, &Response::Empty, out);
+                } else {
+                    self.refuse(id, 12, "no statement with the given id", out);
+                }
+            }
+            WireRequest::Interrupt { .. } => self.answer(id, &Response::Empty, out),
+            WireRequest::Connect { id: peer, address } => {
+                let address = String::from_utf8_lossy(address).into_owned();
+                if !first || peer == 0 {
+                    return self.hang_up(id, out);
+                }
+                log::debug!(
+                    "node {}: peer {peer} at {address} connected",
+                    self.settings.id
+                );
+                conn.stage = Stage::Peer {
+                    id: peer,
+                    address,
+                    receiving: None,
+                };
+            }
+            WireRequest::Add {
+                id: server,
+                address,
+            } => {
+                let address = String::from_utf8_lossy(address).into_owned();
+                let started = self.driver.add(self.now, server, &address).map(drop);
+                self.membership(id, started, out);
+            }
+            WireRequest::Assign { id: server, role } => {
+                // A slip of the original that clients may have come to rely on: a role that does
+                // not exist is taken for standby.
+                let role = Role::from_wire(role).unwrap_or(Role::Standby);
+                let started = self.driver.assign(self.now, server, role).map(drop);
+                self.membership(id, started, out);
+            }
+            WireRequest::Promote { id: server } => {
+                let started = self.driver.assign(self.now, server, Role::Voter).map(drop);
+                self.membership(id, started, out);
+            }
+            WireRequest::Remove { id: server } => {
+                let started = self.driver.remove(self.now, server).map(drop);
+                self.membership(id, started, out);
+            }
+            WireRequest::Transfer { id: server } => {
+                let started = self.driver.transfer(self.now, server);
+                self.membership(id, started, out);
+            }
+            WireRequest::Dump { name } => self.dump(id, name, out),
+            WireRequest::Cluster { format } => {
+                let configuration = self.driver.configuration().clone();
+                match Response::servers(&configuration, format) {
+                    Some(response) => self.answer(id, &response, out),
+                    None => self.refuse(id, 1005, "unrecognized cluster format", out),
+                }
+            }
+            WireRequest::Describe { format } => {
+                if format != 0 {
+                    return self.refuse(id, 15, "bad format version", out);
+                }
+                let failure_domain = self.settings.failure_domain;
+                let weight = self.weight;
+                self.answer(
+                    id,
+                    &Response::Metadata {
+                        failure_domain,
+                        weight,
+                    },
+                    out,
+                );
+            }
+            WireRequest::Weight { weight } => {
+                self.weight = weight;
+                self.answer(id, &Response::Empty, out);
+            }
+        }
+    }
+
+    /// EXEC, QUERY, PREPARE in their forms: the checks before anything is run.
+    fn statement(
+        &mut self,
+        id: ConnId,
+        db: u64,
+        stmt: Option<u32>,
+        work: Work,
+        out: &mut VecDeque<Output>,
+    ) {
+        if self.epoch.is_none() {
+            return self.refuse_with(id, &NOT_LEADER, out);
+        }
+        let session = match self.conns.get_mut(&id).map(|conn| &mut conn.session) {
+            Some(Some(session)) if db == 0 => session,
+            _ => return self.refuse(id, 12, "no database opened", out),
+        };
+        if let (Some(stmt), Some(handle)) = (stmt, &session.handle) {
+            if !handle.has_statement(stmt) {
+                return self.refuse(id, 12, "no statement with the given id", out);
+            }
+        }
+        let mut request = Request::new(Task::Sql(Some(work)));
+        request.ticket = self.driver.read_ticket(self.now);
+        self.begin(id, request, out);
+    }
+
+    fn begin(&mut self, id: ConnId, request: Request, out: &mut VecDeque<Output>) {
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.request = Some(request);
+            self.dispatch(id, true, out);
+        }
+    }
+
+    /// Leaves the request waiting for raft, or answers what raft said at once.
+    fn membership(
+        &mut self,
+        id: ConnId,
+        started: Result<(), ChangeError>,
+        out: &mut VecDeque<Output>,
+    ) {
+        match started {
+            Ok(()) => {
+                if let Some(conn) = self.conns.get_mut(&id) {
+                    let mut request = Request::new(Task::Membership);
+                    request.phase = Phase::Raft;
+                    conn.request = Some(request);
+                }
+            }
+            Err(error) => self.refuse(id, error.code(), error.message(), out),
+        }
+        self.drive(out);
+    }
+
+    /// The leader as LEADER reports it: to voters only, and to nobody while it is being handed over.
+    fn known_leader(&self, legacy: bool) -> Option<(u64, String)> {
+        let us = self
+            .driver
+            .configuration()
+            .servers
+            .iter()
+            .find(|s| s.id == self.settings.id);
+        let voter = us.is_some_and(|server| server.role == Role::Voter);
+        if !(voter || legacy) || self.driver.transferring() {
+            return None;
+        }
+        self.driver.leader()
+    }
+
+    /// DUMP: the committed version, its pages sent as they lie.
+    fn dump(&mut self, id: ConnId, name: &[u8], out: &mut VecDeque<Output>) {
+        let Some(database) = self.databases.get(name) else {
+            return self.refuse(id, 1002, "database does not exists", out);
+        };
+        let version = database.committed.clone();
+        let wal_name = [name, b"-wal"].concat();
+        let size = u64::from(version.page_count()) * dq_vfs::PAGE_SIZE as u64;
+        let files = [
+            FileHead { name, size },
+            FileHead {
+                name: &wal_name,
+                size: 0,
+            },
+        ];
+        let Some(heads) = encode_files(&files, BODY_SIZE_HARD_MAX) else {
+            return self.refuse(id, 3, "failed to dump main database file", out);
+        };
+        let mut heads = heads.into_iter().map(Bytes::from);
+        let mut pieces: Vec<Bytes> = heads.next().into_iter().collect();
+        pieces.extend(version.pages().map(|page| Bytes::from_owner(page.clone())));
+        pieces.extend(heads);
+        out.push_back(Output::Send {
+            conn: id,
+            pieces,
+            notify: false,
+        });
+    }
+
+    pub(super) fn answer(
+        &mut self,
+        id: ConnId,
+        response: &Response<'_>,
+        out: &mut VecDeque<Output>,
+    ) {
+        let mut bytes = Vec::new();
+        response.encode(&mut bytes);
+        out.push_back(Output::Send {
+            conn: id,
+            pieces: vec![bytes.into()],
+            notify: false,
+        });
+    }
+
+    pub(super) fn refuse(
+        &mut self,
+        id: ConnId,
+        code: u64,
+        message: &str,
+        out: &mut VecDeque<Output>,
+    ) {
+        self.answer(
+            id,
+            &Response::Failure {
+                code,
+                message: message.as_bytes(),
+            },
+            out,
+        );
+    }
+
+    pub(super) fn refuse_with(&mut self, id: ConnId, why: &Refusal, out: &mut VecDeque<Output>) {
+        self.refuse(id, why.code, why.message, out);
+    }
+}
+
+/// The parameters with their share of the request's bytes.
+fn params_of(body: &Bytes, params: Params<'_>) -> ParamsBuf {
+    let bytes = params.as_bytes();
+    if bytes.is_empty() {
+        return ParamsBuf::default();
+    }
+    // Their head was checked when the request was decoded.
+    ParamsBuf::decode(body.slice_ref(bytes), params.schema()).unwrap_or_default()
+}

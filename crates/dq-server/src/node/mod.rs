@@ -1,0 +1,359 @@
+//! The node as a function: inputs in, outputs out, nothing else.
+//!
+//! ```text
+//!  bytes, closed, drained ─┐                       ┌─▶ send, close, pause, resume
+//!  a job has run ──────────┤                       ├─▶ execute a job
+//!  disk work is durable ───┼──▶  Machine::step  ──────┼─▶ persist
+//!  a deadline, turn's end ─┤     (no clock, no     ├─▶ write a snapshot
+//!  a command ──────────────┘      socket, no file) └─▶ send to a peer, an event
+//! ```
+//!
+//! Life of a write: the client's statement runs against *head* while the client holds the write
+//! slot; what it commits becomes the next head version and joins the open batch; at the turn's end
+//! the batch is proposed as one log entry; when that is durable on a quorum and applied here,
+//! *committed* moves on and every answer that waited for it leaves.
+//!
+//! Invariants:
+//!
+//! - Nothing leaves for a client before the versions that it depends on are committed and applied
+//!   here. Exempt are refusals that say nothing about data: busy, not leader, leadership lost.
+//! - A leader has no head, and prepares, runs and answers nothing, until it has applied the first
+//!   entry of its own term: what it had proposed in an earlier term may still commit before that.
+//! - An epoch (one leadership, from its first entry on) ends in a single step: what was published
+//!   and not committed is void, and so are the database handles that may have seen it.
+//! - Outputs are carried out in the order in which they are pushed.
+//!
+//! Submodules: [`gateway`] understands requests, [`dispatch`] runs statements and queues writers,
+//! [`replicate`] proposes, applies, takes snapshots and ends epochs.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dq_raft::{Driver, Effect, Persist, SnapshotMeta};
+use dq_vfs::{Version, Vfs};
+
+use crate::config::Settings;
+use crate::conn::{Conn, ConnId};
+use crate::exec::{Finished, Job};
+use crate::fsm::Images;
+use crate::registry::Database;
+
+mod dispatch;
+mod gateway;
+mod peer;
+mod replicate;
+
+/// Something that happened outside the node.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A connection was accepted; ids are never used twice.
+    Accepted(ConnId),
+    /// A connection's bytes arrived.
+    Bytes(ConnId, &'a [u8]),
+    /// The other side of a connection sends no more.
+    Eof(ConnId),
+    /// A connection is gone.
+    Closed(ConnId),
+    /// All bytes sent with `notify` on a connection have left.
+    Drained(ConnId),
+    /// The time named by [`Machine::deadline`] has come.
+    Deadline,
+    /// Everything that was to be persisted, up to this id, is durable.
+    Durable(u64),
+    /// A job has run.
+    Finished(ConnId, Box<Finished>),
+    /// A snapshot is on disk, or could not be written.
+    SnapshotWritten(Box<SnapshotMeta>, bool),
+    /// This much of a snapshot that arrives is stored.
+    SnapshotStored(ConnId, usize),
+    /// A snapshot is stored and read, or of no use.
+    SnapshotReceived(ConnId, Box<Result<(SnapshotMeta, Images), String>>),
+    /// A new stream to this peer is open.
+    PeerConnected(u64),
+    /// The stream to this peer broke, or was cut.
+    PeerLost(u64),
+    /// A snapshot was sent to this peer, or not.
+    SnapshotSent(u64, bool),
+    /// The inputs of one turn of the loop have all been given: propose what they made.
+    TurnEnd,
+}
+
+/// Something for the world to do.
+#[derive(Debug)]
+pub enum Output {
+    /// Send these pieces. With `notify`, tell when they and all before them have left.
+    Send {
+        /// To whom.
+        conn: ConnId,
+        /// What, in order.
+        pieces: Vec<Bytes>,
+        /// Answer with [`Input::Drained`].
+        notify: bool,
+    },
+    /// Send what is queued, then close.
+    Close(ConnId),
+    /// Read no more from it for now.
+    Pause(ConnId),
+    /// Read on.
+    Resume(ConnId),
+    /// Run a job: inline or on a worker, as it says.
+    Execute(ConnId, Box<Job>),
+    /// Make this durable.
+    Persist(Persist),
+    /// Write a snapshot of these databases.
+    Snapshot(Box<SnapshotMeta>, Vec<(Bytes, Version)>),
+    /// Send a raft message to another node.
+    SendPeer {
+        /// Its id.
+        to: u64,
+        /// Where it is.
+        address: String,
+        /// The message.
+        message: dq_raft::Message,
+    },
+    /// A snapshot of this many bytes arrives on a connection: store and read it.
+    ReceiveSnapshot(ConnId, Box<SnapshotMeta>, u64),
+    /// Data of that snapshot.
+    SnapshotData(ConnId, Bytes),
+    /// A snapshot that arrived from a leader is not wanted: its temporary files can go.
+    Discard(Box<SnapshotMeta>),
+    /// Take part no longer: a file or the log cannot be trusted. The text says why.
+    Fatal(String),
+}
+
+/// What a node looks like from outside.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Status {
+    /// This node leads and answers.
+    pub leading: bool,
+    /// Current term.
+    pub term: u64,
+    /// Who leads, as far as known: id and address.
+    pub leader: Option<(u64, String)>,
+    /// Last index of the log.
+    pub last_index: u64,
+    /// Last index known to be committed.
+    pub commit_index: u64,
+    /// Last index applied here.
+    pub applied_index: u64,
+    /// Connections.
+    pub connections: usize,
+}
+
+/// One leadership of this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Epoch {
+    /// Never used again.
+    number: u64,
+    /// Index of the first entry of our term; the gate opens when it is applied.
+    first_index: u64,
+}
+
+/// A proposed entry whose version is known here.
+#[derive(Debug)]
+struct InFlight {
+    term: u64,
+    database: Bytes,
+    version: Version,
+    bytes: usize,
+}
+
+/// A node. See the module's documentation.
+pub struct Machine {
+    settings: Settings,
+    vfs: Arc<Vfs>,
+    driver: Driver,
+    conns: BTreeMap<ConnId, Conn>,
+    databases: BTreeMap<Bytes, Database>,
+    epoch: Option<Epoch>,
+    /// The current epoch's first entry is applied.
+    open: bool,
+    epochs: u64,
+    versions: u64,
+    in_flight: BTreeMap<u64, InFlight>,
+    /// Connections that wait for leadership to begin.
+    gated: BTreeSet<ConnId>,
+    /// Connections whose answer waits for a proof of leadership.
+    proving: BTreeSet<ConnId>,
+    /// Databases with batches to propose.
+    dirty: BTreeSet<Bytes>,
+    /// Databases whose first waiter may go on once there is room for more writes.
+    crowded: BTreeSet<Bytes>,
+    /// Bytes published and not yet applied.
+    speculative_bytes: usize,
+    snapshot_index: u64,
+    snapshot_configuration: (dq_wire::Configuration, u64),
+    log_bytes_since_snapshot: u64,
+    snapshot_running: bool,
+    /// A snapshot from a leader, checked, that raft has not yet installed.
+    arrived: Option<(SnapshotMeta, Images)>,
+    /// A follower needs a newer snapshot than there is.
+    snapshot_wanted: bool,
+    weight: u64,
+    failed: bool,
+    effects: Vec<Effect>,
+    now: u64,
+}
+
+/// What a node starts from.
+pub struct Start {
+    /// How it behaves.
+    pub settings: Settings,
+    /// The SQLite VFS of its databases.
+    pub vfs: Arc<Vfs>,
+    /// Raft, loaded with what the directory held.
+    pub driver: Driver,
+    /// The databases of the newest snapshot.
+    pub databases: Images,
+    /// That snapshot.
+    pub snapshot: Option<SnapshotMeta>,
+}
+
+impl Machine {
+    /// A node that has not been started.
+    pub fn new(start: Start) -> Machine {
+        let Start {
+            settings,
+            vfs,
+            driver,
+            databases,
+            snapshot,
+        } = start;
+        let mut node = Machine {
+            settings,
+            vfs,
+            driver,
+            conns: BTreeMap::new(),
+            databases: BTreeMap::new(),
+            epoch: None,
+            open: false,
+            epochs: 0,
+            versions: 0,
+            in_flight: BTreeMap::new(),
+            gated: BTreeSet::new(),
+            proving: BTreeSet::new(),
+            dirty: BTreeSet::new(),
+            crowded: BTreeSet::new(),
+            speculative_bytes: 0,
+            snapshot_index: 0,
+            snapshot_configuration: Default::default(),
+            log_bytes_since_snapshot: 0,
+            snapshot_running: false,
+            arrived: None,
+            snapshot_wanted: false,
+            weight: 0,
+            failed: false,
+            effects: Vec::new(),
+            now: 0,
+        };
+        if let Some(meta) = snapshot {
+            node.snapshot_index = meta.index;
+            node.snapshot_configuration = (meta.configuration, meta.configuration_index);
+        }
+        node.install(databases);
+        node
+    }
+
+    /// Lets raft begin. A sole voter elects itself here.
+    pub fn start(&mut self, now: u64, out: &mut VecDeque<Output>) {
+        self.now = now;
+        self.driver.start(now);
+        self.drive(out);
+    }
+
+    /// Advances the node by one input at time `now` (milliseconds, never going back).
+    pub fn step(&mut self, now: u64, input: Input<'_>, out: &mut VecDeque<Output>) {
+        self.now = now;
+        if self.failed {
+            return;
+        }
+        match input {
+            Input::Accepted(conn) => {
+                self.conns.insert(conn, Conn::new());
+            }
+            Input::Bytes(conn, bytes) => self.received(conn, bytes, out),
+            Input::Eof(conn) => self.half_closed(conn, out),
+            Input::Closed(conn) => self.closed(conn, out),
+            Input::Drained(conn) => self.drained(conn, out),
+            Input::Deadline => {
+                if self.driver.deadline() <= now {
+                    self.driver.tick(now);
+                    self.drive(out);
+                }
+                self.expire_waiters(out);
+            }
+            Input::Durable(id) => {
+                self.driver.durable(id);
+                self.drive(out);
+            }
+            Input::Finished(conn, finished) => self.finished(conn, *finished, out),
+            Input::SnapshotWritten(meta, written) => self.snapshot_written(*meta, written, out),
+            Input::SnapshotStored(conn, size) => self.snapshot_stored(conn, size, out),
+            Input::SnapshotReceived(conn, received) => {
+                self.snapshot_received(conn, *received, out);
+            }
+            Input::PeerConnected(id) => self.driver.connected(id),
+            Input::PeerLost(id) => {
+                self.driver.unreachable(id);
+                self.drive(out);
+            }
+            Input::SnapshotSent(id, sent) => {
+                self.driver.snapshot_sent(id, sent);
+                self.drive(out);
+            }
+            Input::TurnEnd => {
+                self.propose_batches(out);
+                self.seek_proofs();
+                self.drive(out);
+            }
+        }
+    }
+
+    /// When to give [`Input::Deadline`].
+    pub fn deadline(&self) -> u64 {
+        let busy = self
+            .databases
+            .values()
+            .filter_map(|db| db.busy_deadline(self.settings.busy_timeout_ms))
+            .min();
+        busy.map_or(self.driver.deadline(), |at| at.min(self.driver.deadline()))
+    }
+
+    /// Interrupts whatever runs, so that threads come to an end.
+    pub fn interrupt_all(&self) {
+        for session in self.conns.values().filter_map(|conn| conn.session.as_ref()) {
+            session.interrupt.interrupt();
+        }
+    }
+
+    /// Until when this node has promised not to vote; the directory stays locked until then.
+    pub fn promised_until(&self) -> u64 {
+        self.driver.promised_until()
+    }
+
+    /// What the node looks like now.
+    pub fn status(&self) -> Status {
+        Status {
+            leading: self.open,
+            term: self.driver.term(),
+            leader: self.driver.leader(),
+            last_index: self.driver.last_index(),
+            commit_index: self.driver.commit_index(),
+            applied_index: self.driver.applied_index(),
+            connections: self.conns.len(),
+        }
+    }
+
+    fn next_version(&mut self) -> u64 {
+        self.versions += 1;
+        self.versions
+    }
+
+    /// Ends this node's participation.
+    fn fail(&mut self, why: String, out: &mut VecDeque<Output>) {
+        self.failed = true;
+        self.end_epoch(out);
+        out.push_back(Output::Fatal(why));
+    }
+}

@@ -1,0 +1,208 @@
+//! The inbound side of raft: messages of other nodes, and snapshots that arrive.
+//!
+//! A snapshot's data go to a thread that stores and reads them at the same time; raft hears of the
+//! snapshot when it is on disk under a temporary name and every database in it has been checked.
+//! When raft has installed it, those databases take the place of all others at once.
+
+use std::collections::VecDeque;
+
+use dq_raft::{Message, PeerId, SnapshotMeta};
+use dq_vfs::Version;
+
+use super::{Machine, Output};
+use crate::conn::{Conn, ConnId, Receiving, SNAPSHOT_PENDING_BYTES, Stage};
+use crate::fsm::Images;
+use crate::peers::{self, Received};
+use crate::registry::Database;
+
+impl Machine {
+    /// Takes what a peer's buffer holds.
+    pub(super) fn peer_bytes(&mut self, id: ConnId, out: &mut VecDeque<Output>) {
+        if let Err(why) = self.take_messages(id, out) {
+            log::warn!(
+                "node {}: connection {id} of a peer is closed: {why}",
+                self.settings.id
+            );
+            self.hang_up(id, out);
+        } else if self
+            .conns
+            .get(&id)
+            .is_some_and(|conn| conn.eof && !conn.is_receiving())
+        {
+            self.hang_up(id, out);
+        }
+        self.drive(out);
+    }
+
+    fn take_messages(&mut self, id: ConnId, out: &mut VecDeque<Output>) -> Result<(), String> {
+        loop {
+            let Some(conn) = self.conns.get_mut(&id) else {
+                return Ok(());
+            };
+            let Conn {
+                buffer,
+                stage:
+                    Stage::Peer {
+                        id: from,
+                        address,
+                        receiving,
+                    },
+                paused,
+                ..
+            } = conn
+            else {
+                return Ok(());
+            };
+            if let Some(receiving) = receiving {
+                if receiving.left == 0 {
+                    return Ok(());
+                }
+                let size = usize::try_from(receiving.left)
+                    .unwrap_or(usize::MAX)
+                    .min(buffer.len());
+                if size == 0 {
+                    return Ok(());
+                }
+                receiving.left -= size as u64;
+                receiving.pending += size;
+                if receiving.pending > SNAPSHOT_PENDING_BYTES && !*paused {
+                    *paused = true;
+                    out.push_back(Output::Pause(id));
+                }
+                let bytes = buffer.split_to(size).freeze();
+                out.push_back(Output::SnapshotData(id, bytes));
+                continue;
+            }
+            match peers::take(buffer).map_err(|error| error.to_string())? {
+                None => return Ok(()),
+                Some(Received::Message(message)) => {
+                    let from = PeerId {
+                        id: *from,
+                        address: address.clone(),
+                    };
+                    self.receive(&from, message)?;
+                }
+                Some(Received::Snapshot {
+                    term,
+                    meta,
+                    data_size,
+                }) => {
+                    *receiving = Some(Receiving {
+                        term,
+                        left: data_size,
+                        pending: 0,
+                    });
+                    out.push_back(Output::ReceiveSnapshot(id, Box::new(meta), data_size));
+                }
+            }
+        }
+    }
+
+    fn receive(&mut self, from: &PeerId, message: Message) -> Result<(), String> {
+        self.driver
+            .receive(self.now, from, message)
+            .map_err(|error| error.to_string())
+    }
+
+    /// Some of a snapshot's data are stored.
+    pub(super) fn snapshot_stored(&mut self, id: ConnId, size: usize, out: &mut VecDeque<Output>) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        let Stage::Peer {
+            receiving: Some(receiving),
+            ..
+        } = &mut conn.stage
+        else {
+            return;
+        };
+        receiving.pending = receiving.pending.saturating_sub(size);
+        if receiving.pending < SNAPSHOT_PENDING_BYTES / 2 && conn.paused {
+            conn.paused = false;
+            out.push_back(Output::Resume(id));
+        }
+    }
+
+    /// A snapshot has arrived whole and been checked, or is of no use.
+    pub(super) fn snapshot_received(
+        &mut self,
+        id: ConnId,
+        received: Result<(SnapshotMeta, Images), String>,
+        out: &mut VecDeque<Output>,
+    ) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        let Stage::Peer {
+            id: from,
+            address,
+            receiving,
+        } = &mut conn.stage
+        else {
+            return;
+        };
+        let Some(Receiving { term, .. }) = receiving.take() else {
+            return;
+        };
+        let from = PeerId {
+            id: *from,
+            address: address.clone(),
+        };
+        let outcome = received.and_then(|(meta, images)| {
+            log::info!(
+                "node {}: snapshot at {} arrived",
+                self.settings.id,
+                meta.index
+            );
+            self.arrived = Some((meta.clone(), images));
+            self.receive(&from, Message::InstallSnapshot { term, meta })
+        });
+        if let Err(why) = outcome {
+            log::warn!(
+                "node {}: snapshot from {}: {why}",
+                self.settings.id,
+                from.id
+            );
+            self.arrived = None;
+            self.hang_up(id, out);
+        }
+        self.drive(out);
+        self.pump(id, out);
+    }
+
+    /// Raft has installed a snapshot: its databases are all there are from here on.
+    pub(super) fn restore(&mut self, meta: SnapshotMeta, out: &mut VecDeque<Output>) {
+        let images = match self.arrived.take() {
+            Some((arrived, images)) if (arrived.index, arrived.term) == (meta.index, meta.term) => {
+                images
+            }
+            _ => return self.fail(format!("snapshot at {} is not at hand", meta.index), out),
+        };
+        self.databases.clear();
+        self.install(images);
+        self.snapshot_index = meta.index;
+        self.snapshot_configuration = (meta.configuration, meta.configuration_index);
+        self.log_bytes_since_snapshot = 0;
+    }
+
+    /// Makes databases of images.
+    pub(super) fn install(&mut self, images: Images) {
+        for (name, pages) in images {
+            let number = self.next_version();
+            self.databases
+                .insert(name, Database::new(Version::from_pages(number, pages)));
+        }
+    }
+}
+
+impl Conn {
+    fn is_receiving(&self) -> bool {
+        matches!(
+            self.stage,
+            Stage::Peer {
+                receiving: Some(_),
+                ..
+            }
+        )
+    }
+}

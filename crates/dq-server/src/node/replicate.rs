@@ -1,0 +1,370 @@
+//! From head to committed: proposing batches, applying entries, ending epochs, snapshots.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use dq_raft::{Effect, EntryKind, LogEntry, SnapshotMeta, Trailing};
+use dq_wire::response::Response;
+
+use super::{Epoch, InFlight, Machine, Output};
+use crate::conn::{ConnId, Phase, Request, Task};
+use crate::fsm;
+use crate::load::LOG_BYTES_MAX;
+use crate::registry::Database;
+
+impl Machine {
+    /// Proposes every batch that has room in its database's pipeline, in one go.
+    pub(super) fn propose_batches(&mut self, out: &mut VecDeque<Output>) {
+        if !self.open || self.dirty.is_empty() || self.driver.transferring() {
+            return;
+        }
+        let mut entries = Vec::new();
+        let mut versions = Vec::new();
+        let dirty = std::mem::take(&mut self.dirty);
+        for name in dirty {
+            let Some(database) = self.databases.get_mut(&name) else {
+                continue;
+            };
+            let proposals = database.take_proposals(&name);
+            if proposals.is_empty() && database.has_batches() {
+                self.dirty.insert(name);
+                continue;
+            }
+            for proposal in proposals {
+                database.in_flight += 1;
+                database.proposed = proposal.version.number();
+                entries.push((EntryKind::Command, proposal.payload));
+                versions.push((name.clone(), proposal.version, proposal.published_bytes));
+            }
+        }
+        if entries.is_empty() {
+            return;
+        }
+        let before = self.driver.last_index();
+        let count = entries.len() as u64;
+        match self.driver.propose(self.now, entries) {
+            Ok(last) if last == before + count => {
+                let term = self.driver.term();
+                for (index, (database, version, bytes)) in (before + 1..).zip(versions) {
+                    self.in_flight.insert(
+                        index,
+                        InFlight {
+                            term,
+                            database,
+                            version,
+                            bytes,
+                        },
+                    );
+                }
+            }
+            outcome => {
+                // What clients have executed is not in the log: void it, with this leadership.
+                log::warn!(
+                    "node {}: raft refused a proposal: {outcome:?}",
+                    self.settings.id
+                );
+                self.drive(out);
+                self.end_epoch(out);
+            }
+        }
+    }
+
+    /// Carries out what raft wants, and notices what became of leadership.
+    pub(super) fn drive(&mut self, out: &mut VecDeque<Output>) {
+        let mut effects = std::mem::take(&mut self.effects);
+        self.driver.ready(&mut effects);
+        for effect in effects.drain(..) {
+            self.effect(effect, out);
+        }
+        self.effects = effects;
+        self.open_gate(out);
+        self.settle_proofs(out);
+        self.snapshot_if_due(out);
+    }
+
+    fn effect(&mut self, effect: Effect, out: &mut VecDeque<Output>) {
+        match effect {
+            Effect::Persist(persist) => out.push_back(Output::Persist(persist)),
+            Effect::Apply(entry) => self.apply(&entry, out),
+            Effect::Send {
+                to,
+                address,
+                message,
+            } => {
+                out.push_back(Output::SendPeer {
+                    to,
+                    address,
+                    message,
+                });
+            }
+            Effect::Restore(meta) => self.restore(meta, out),
+            Effect::Discard(meta) => {
+                self.arrived = None;
+                out.push_back(Output::Discard(Box::new(meta)));
+            }
+            Effect::SnapshotWanted => self.snapshot_wanted = true,
+            Effect::EpochBegan(epoch) => {
+                log::info!("node {}: leads term {}", self.settings.id, epoch.term);
+                self.epochs += 1;
+                self.epoch = Some(Epoch {
+                    number: self.epochs,
+                    first_index: epoch.first_index,
+                });
+            }
+            Effect::EpochEnded(_) => self.end_epoch(out),
+            Effect::ChangeDone { result, .. } | Effect::TransferDone { result } => {
+                self.change_done(result, out);
+            }
+        }
+    }
+
+    /// The membership change or transfer that was under way has ended.
+    fn change_done(
+        &mut self,
+        result: Result<(), dq_raft::ChangeError>,
+        out: &mut VecDeque<Output>,
+    ) {
+        let waiting: Vec<ConnId> = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| {
+                matches!(
+                    conn.request,
+                    Some(Request {
+                        phase: Phase::Raft,
+                        ..
+                    })
+                )
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in waiting {
+            match result {
+                Ok(()) => self.answer(id, &Response::Empty, out),
+                Err(error) => self.refuse(id, error.code(), error.message(), out),
+            }
+            self.finish_request(id, out);
+        }
+    }
+
+    /// Once everything up to our term's first entry is applied, head is what is committed, and
+    /// clients are served.
+    fn open_gate(&mut self, out: &mut VecDeque<Output>) {
+        let Some(epoch) = self.epoch else { return };
+        if self.open || self.driver.applied_index() < epoch.first_index {
+            return;
+        }
+        self.open = true;
+        for database in self.databases.values_mut() {
+            database.head = database.committed.clone();
+        }
+        for id in std::mem::take(&mut self.gated) {
+            self.dispatch(id, true, out);
+        }
+    }
+
+    /// Ends the epoch: one act, in one step.
+    pub(super) fn end_epoch(&mut self, out: &mut VecDeque<Output>) {
+        if self.epoch.take().is_none() {
+            return;
+        }
+        log::info!("node {}: leadership ended", self.settings.id);
+        self.open = false;
+        self.gated.clear();
+        self.proving.clear();
+        self.crowded.clear();
+        self.dirty.clear();
+        self.in_flight.clear();
+        self.speculative_bytes = 0;
+        let mut answers = Vec::new();
+        for (&id, conn) in &mut self.conns {
+            let proposed = conn
+                .session
+                .as_ref()
+                .and_then(|session| self.databases.get(&session.database))
+                .map_or(0, |database| database.proposed);
+            if let Some(session) = conn.session.take() {
+                session.interrupt.interrupt();
+                if let Some(database) = self.databases.get_mut(&session.database) {
+                    database.opens = database.opens.saturating_sub(1);
+                }
+            }
+            if let Some(request) = &conn.request {
+                if !matches!(request.task, Task::Membership) {
+                    answers.push((id, Machine::verdict(request, proposed)));
+                }
+            }
+        }
+        for database in self.databases.values_mut() {
+            database.reset();
+        }
+        for (id, why) in answers {
+            self.finish_refused(id, why, out);
+        }
+    }
+
+    fn apply(&mut self, entry: &LogEntry, out: &mut VecDeque<Output>) {
+        self.log_bytes_since_snapshot += entry.payload.len() as u64;
+        match entry.kind {
+            EntryKind::Command => {}
+            EntryKind::Barrier => return,
+            EntryKind::Change => {
+                let bytes = entry.payload.to_bytes();
+                match dq_wire::Configuration::decode(&bytes) {
+                    Ok(configuration) => {
+                        self.snapshot_configuration = (configuration, entry.index);
+                    }
+                    Err(error) => {
+                        let why = format!("entry {}: bad configuration: {error}", entry.index);
+                        self.fail(why, out);
+                    }
+                }
+                return;
+            }
+        }
+        let ours = self
+            .in_flight
+            .remove(&entry.index)
+            .filter(|flight| flight.term == entry.term);
+        let name = match ours {
+            Some(InFlight {
+                database: name,
+                version,
+                bytes,
+                ..
+            }) => {
+                if let Some(database) = self.databases.get_mut(&name) {
+                    database.in_flight = database.in_flight.saturating_sub(1);
+                    database.committed = version;
+                }
+                self.speculative_bytes = self.speculative_bytes.saturating_sub(bytes);
+                name
+            }
+            None => match self.apply_bytes(entry) {
+                Ok(Some(name)) => name,
+                Ok(None) => return,
+                Err(why) => return self.fail(format!("entry {}: {why}", entry.index), out),
+            },
+        };
+        self.release(&name, out);
+        for name in std::mem::take(&mut self.crowded) {
+            self.next_writer(&name, out);
+        }
+        self.drop_if_deleted(&name);
+    }
+
+    /// Applies an entry that this node has not executed itself.
+    fn apply_bytes(&mut self, entry: &LogEntry) -> Result<Option<Bytes>, String> {
+        let Some(frames) = fsm::frames(&entry.payload)? else {
+            return Ok(None);
+        };
+        let number = self.next_version();
+        let name = frames.database.clone();
+        if !self.databases.contains_key(&name) {
+            let empty = self.next_version();
+            self.databases
+                .insert(name.clone(), Database::new(dq_vfs::Version::empty(empty)));
+        }
+        let database = self
+            .databases
+            .get_mut(&name)
+            .expect("it was just found or made");
+        let version = frames.apply_to(&database.committed, number)?;
+        database.deleted = version.is_empty_database();
+        database.committed = version;
+        if !self.open {
+            database.head = database.committed.clone();
+        }
+        Ok(Some(name))
+    }
+
+    /// A deleted database goes when nobody has it open and nothing was written since.
+    pub(super) fn drop_if_deleted(&mut self, name: &Bytes) {
+        let gone = self.databases.get(name).is_some_and(|database| {
+            database.deleted
+                && database.opens == 0
+                && database.in_flight == 0
+                && !database.has_batches()
+                && database.committed.number() == database.head.number()
+        });
+        if gone {
+            self.databases.remove(name);
+        }
+    }
+
+    /// Takes a snapshot when enough has been applied since the last one. Cloning versions is all
+    /// that it costs here; it is written in the background.
+    fn snapshot_if_due(&mut self, out: &mut VecDeque<Output>) {
+        let applied = self.driver.applied_index();
+        let since = applied.saturating_sub(self.snapshot_index);
+        if self.snapshot_running || self.failed || since == 0 {
+            return;
+        }
+        if self.snapshot_wanted {
+            self.snapshot_wanted = false;
+            return self.take_snapshot(applied, out);
+        }
+        if since < self.settings.snapshot_threshold {
+            return;
+        }
+        let size: u64 = self
+            .databases
+            .values()
+            .map(|db| u64::from(db.committed.page_count()))
+            .sum();
+        // Rewriting a large database for a few small entries wears the disk out and gains nothing:
+        // wait until the log has grown in proportion, within the bounds that restarts ask for.
+        let worthwhile = (size * dq_vfs::PAGE_SIZE as u64 / 2).min(SNAPSHOT_LOG_BYTES);
+        if self.log_bytes_since_snapshot < worthwhile {
+            return;
+        }
+        self.take_snapshot(applied, out);
+    }
+
+    fn take_snapshot(&mut self, applied: u64, out: &mut VecDeque<Output>) {
+        let Some(term) = self.driver.term_at(applied) else {
+            return;
+        };
+        let (configuration, configuration_index) = self.snapshot_configuration.clone();
+        let meta = SnapshotMeta {
+            index: applied,
+            term,
+            timestamp: 0,
+            configuration,
+            configuration_index,
+        };
+        let databases: Vec<_> = self
+            .databases
+            .iter()
+            .map(|(name, database)| (name.clone(), database.committed.clone()))
+            .collect();
+        self.snapshot_running = true;
+        self.log_bytes_since_snapshot = 0;
+        out.push_back(Output::Snapshot(Box::new(meta), databases));
+    }
+
+    pub(super) fn snapshot_written(
+        &mut self,
+        meta: SnapshotMeta,
+        written: bool,
+        out: &mut VecDeque<Output>,
+    ) {
+        self.snapshot_running = false;
+        if !written {
+            return;
+        }
+        self.snapshot_index = self.snapshot_index.max(meta.index);
+        let entries = self.settings.snapshot_trailing;
+        self.driver.snapshot_taken(
+            meta,
+            Trailing {
+                entries,
+                bytes: LOG_BYTES_MAX,
+            },
+        );
+        self.drive(out);
+    }
+}
+
+/// Log bytes since the last snapshot at which a new one is taken, however large the databases are.
+const SNAPSHOT_LOG_BYTES: u64 = 64 << 20;
