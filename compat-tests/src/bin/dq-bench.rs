@@ -126,6 +126,7 @@ fn measure(
     let duration = Duration::from_secs(options.duration);
     let plan = Plan {
         prepared: true,
+        dir: Some(dir.to_owned()),
         pids: servers.iter().filter_map(Server::pid).collect(),
         ..Plan::new(addresses, workload, connections, duration)
     };
@@ -173,7 +174,7 @@ fn print_table(
     );
     println!(
         "| data on | workload | connections | server | operations/s | p50 ms | p99 ms | p99.9 ms \
-         | CPU us/op | bytes to disk/op | peak RSS MiB | refused/op |"
+         | CPU us/op | device bytes/op | peak RSS MiB | refused/op |"
     );
     println!("|---|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|");
     for load in order {
@@ -196,7 +197,7 @@ fn print_table(
                 median(&|report| report.latency_ms(0.99)),
                 median(&|report| report.latency_ms(0.999)),
                 median(&Report::cpu_us_per_operation),
-                median(&Report::disk_bytes_per_operation),
+                median(&Report::device_bytes_per_operation),
                 median(&|report| report.usage.rss_peak as f64 / f64::from(1 << 20)),
                 median(&Report::failures_per_operation),
             );

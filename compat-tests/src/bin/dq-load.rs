@@ -1,5 +1,6 @@
 //! `dq-load`: load on a dqlite server of any make. See [`compat_tests::load`].
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -34,6 +35,9 @@ struct Options {
     /// Name of the database.
     #[arg(long, default_value = "load")]
     database: String,
+    /// A directory on the device that the servers write to, to count what is written to it.
+    #[arg(long)]
+    dir: Option<PathBuf>,
     /// Server processes on this machine, for CPU, memory and bytes written.
     #[arg(long, value_name = "PID,PID", value_delimiter = ',')]
     pid: Vec<u32>,
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
         prepared: options.prepared,
         busy_pause: Duration::from_millis(options.busy_pause),
         pids: options.pid,
+        dir: options.dir,
         ..Plan::new(
             options.server,
             options.workload,

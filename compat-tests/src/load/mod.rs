@@ -18,6 +18,7 @@ mod report;
 mod workload;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -56,6 +57,8 @@ pub struct Plan {
     pub busy_pause: Duration,
     /// Server processes whose use of the machine is told.
     pub pids: Vec<u32>,
+    /// Where the servers keep their data: what is written to the device under it is told.
+    pub dir: Option<PathBuf>,
 }
 
 impl Plan {
@@ -77,6 +80,7 @@ impl Plan {
             prepared: false,
             busy_pause: Duration::from_millis(20),
             pids: Vec::new(),
+            dir: None,
         }
     }
 }
@@ -97,7 +101,8 @@ const NO_CODE: i32 = -1;
 pub fn run(plan: &Plan) -> Result<Report> {
     workload::prepare(&connect(plan)?, plan.workload)?;
     let before = Barrier::new(plan.connections + 1);
-    let (tallies, usage) = thread::scope(|scope| {
+    let device_bytes = || plan.dir.as_deref().and_then(process::device_bytes_written);
+    let (tallies, usage, device_bytes) = thread::scope(|scope| {
         let threads: Vec<_> = (0..plan.connections)
             .map(|index| {
                 let before = &before;
@@ -112,14 +117,17 @@ pub fn run(plan: &Plan) -> Result<Report> {
             .collect();
         before.wait();
         thread::sleep(plan.warm_up);
-        let start = process::Usage::of(&plan.pids);
+        let (start, device_start) = (process::Usage::of(&plan.pids), device_bytes());
         thread::sleep(plan.duration);
         let usage = process::Usage::of(&plan.pids).since(&start);
+        let device_bytes = device_bytes()
+            .zip(device_start)
+            .map(|(end, start)| end - start);
         let tallies: Vec<Result<Tally>> = threads
             .into_iter()
             .map(|thread| thread.join().expect("a connection's thread does not panic"))
             .collect();
-        (tallies, usage)
+        (tallies, usage, device_bytes)
     });
     let mut latency_us = histogram();
     let mut errors = BTreeMap::new();
@@ -137,6 +145,7 @@ pub fn run(plan: &Plan) -> Result<Report> {
         latency_us,
         errors,
         usage,
+        device_bytes,
     })
 }
 

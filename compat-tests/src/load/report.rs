@@ -20,6 +20,8 @@ pub struct Report {
     pub errors: BTreeMap<i32, u64>,
     /// What the server processes used while it was measured.
     pub usage: Usage,
+    /// Bytes written meanwhile, by anybody, to the device under [`Plan::dir`]; `None` without one.
+    pub device_bytes: Option<u64>,
 }
 
 impl Report {
@@ -43,9 +45,9 @@ impl Report {
         self.per_operation(self.usage.cpu_us)
     }
 
-    /// Bytes to disk per operation.
-    pub fn disk_bytes_per_operation(&self) -> f64 {
-        self.per_operation(self.usage.disk_bytes)
+    /// Bytes written to the device per operation; 0 without one.
+    pub fn device_bytes_per_operation(&self) -> f64 {
+        self.per_operation(self.device_bytes.unwrap_or(0))
     }
 
     /// Failures and refusals per operation.
@@ -69,7 +71,8 @@ impl Report {
                 "{{\"workload\":\"{}\",\"connections\":{},\"seconds\":{:.3},\"prepared\":{},",
                 "\"operations\":{},\"rate\":{:.1},\"p50_ms\":{:.3},\"p99_ms\":{:.3},",
                 "\"p999_ms\":{:.3},\"max_ms\":{:.3},\"errors\":{{{}}},\"cpu_us\":{},\"rss\":{},",
-                "\"rss_peak\":{},\"disk_bytes\":{},\"written_bytes\":{}}}"
+                "\"rss_peak\":{},\"disk_bytes\":{},\"written_bytes\":{},",
+                "\"device_bytes\":{}}}"
             ),
             self.plan.workload,
             self.plan.connections,
@@ -87,6 +90,8 @@ impl Report {
             self.usage.rss_peak,
             self.usage.disk_bytes,
             self.usage.written_bytes,
+            self.device_bytes
+                .map_or_else(|| "null".to_owned(), |bytes| bytes.to_string()),
         )
     }
 }
@@ -110,12 +115,17 @@ impl fmt::Display for Report {
             const MIB: f64 = (1 << 20) as f64;
             writeln!(
                 f,
-                "  servers: {:.0} us CPU and {:.0} bytes to disk per operation, RSS {:.1} MiB \
-                 (peak {:.1})",
+                "  servers: {:.0} us CPU per operation, RSS {:.1} MiB (peak {:.1})",
                 self.cpu_us_per_operation(),
-                self.disk_bytes_per_operation(),
                 self.usage.rss as f64 / MIB,
                 self.usage.rss_peak as f64 / MIB,
+            )?;
+        }
+        if self.device_bytes.is_some() {
+            writeln!(
+                f,
+                "  device: {:.0} bytes per operation",
+                self.device_bytes_per_operation()
             )?;
         }
         Ok(())
