@@ -1,5 +1,6 @@
 //! Stock SQLite on files: what our VFS is compared with.
 
+#![allow(dead_code, reason = "each test file uses its part")]
 #![allow(unreachable_pub, reason = "a module of tests")]
 
 use std::ffi::{CStr, CString, c_int};
