@@ -162,3 +162,135 @@ impl TrackerTarget {
         changes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use dq_wire::Server;
+    use proptest::prelude::*;
+    use raft::storage::MemStorage;
+    use raft::{Config, RawNode};
+
+    use super::*;
+
+    fn configuration(roles: &[(u64, Role)]) -> Configuration {
+        let servers = roles.iter().map(|&(id, role)| Server {
+            id,
+            address: id.to_string(),
+            role,
+        });
+        Configuration {
+            servers: servers.collect(),
+        }
+    }
+
+    fn any_configuration() -> impl Strategy<Value = Configuration> {
+        let role = prop_oneof![Just(Role::Voter), Just(Role::Standby), Just(Role::Spare)];
+        let roles = proptest::collection::btree_map(1u64..8, role, 1..7);
+        let roles = roles.prop_map(|roles| roles.into_iter().collect::<Vec<_>>());
+        roles
+            .prop_filter("has a voter", |roles| {
+                roles.iter().any(|(_, role)| *role == Role::Voter)
+            })
+            .prop_map(|roles| configuration(&roles))
+    }
+
+    /// A raft-rs node whose tracker is brought from one configuration to the next.
+    fn tracker(node: &RawNode<MemStorage>) -> TrackerTarget {
+        let state = node.raft.prs().conf().to_conf_state();
+        assert!(state.voters_outgoing.is_empty(), "never in joint consensus");
+        let (mut voters, mut learners) = (state.voters, state.learners);
+        voters.sort_unstable();
+        learners.sort_unstable();
+        TrackerTarget { voters, learners }
+    }
+
+    proptest! {
+        #[test]
+        fn any_change_is_made_of_single_steps_that_always_leave_a_voter(
+            path in proptest::collection::vec((any_configuration(), proptest::option::of(1u64..8)), 1..6),
+        ) {
+            let storage = MemStorage::new();
+            let config = Config { id: 1, ..Config::default() };
+            let logger = slog::Logger::root(slog::Discard, slog::o!());
+            let mut node = RawNode::new(&config, storage, &logger).expect("valid");
+            for (configuration, promoting) in path {
+                let target = TrackerTarget::new(&configuration, 1, promoting);
+                let before: BTreeSet<u64> = tracker(&node).voters.into_iter().collect();
+                for change in tracker(&node).changes_to(&target) {
+                    node.apply_conf_change(&change).expect("raft-rs takes each step");
+                    prop_assert!(!tracker(&node).voters.is_empty());
+                }
+                prop_assert_eq!(tracker(&node), target.clone());
+                prop_assert!(target.voters.contains(&1) || target.learners.contains(&1));
+                prop_assert!(tracker(&node).changes_to(&target).is_empty());
+                let after: BTreeSet<u64> = target.voters.iter().copied().collect();
+                prop_assert!(before.len() + after.len() > 0);
+            }
+        }
+
+        #[test]
+        fn what_is_in_effect_is_the_last_change_that_has_not_been_cut_off(
+            steps in proptest::collection::vec((0u64..3, 1u64..40, any_configuration()), 1..30),
+        ) {
+            let mut membership = Membership::new(configuration(&[(1, Role::Voter)]), 1);
+            let mut changes = vec![(1, configuration(&[(1, Role::Voter)]))];
+            let mut committed = 1;
+            for (step, index, next) in steps {
+                let last = changes.last().map_or(0, |(index, _)| *index);
+                match step {
+                    0 => {
+                        let at = last.max(committed) + index;
+                        membership.append(at, next.clone());
+                        changes.push((at, next));
+                    }
+                    1 => {
+                        let from = committed + index;
+                        let kept = changes.len();
+                        changes.retain(|(at, _)| *at < from);
+                        prop_assert_eq!(membership.rollback(from), changes.len() != kept);
+                    }
+                    _ => {
+                        committed = committed.max(last.saturating_sub(index));
+                        membership.commit(committed);
+                    }
+                }
+                let (effective, at) = membership.effective();
+                prop_assert_eq!(Some(&(at, effective.clone())), changes.last());
+                let known = changes.iter().rev().find(|(at, _)| *at <= committed);
+                let (configuration, at) = membership.committed();
+                prop_assert_eq!(known, Some(&(at, configuration.clone())));
+                prop_assert_eq!(membership.is_changing(), changes.last().expect("one").0 > committed);
+            }
+        }
+    }
+
+    #[test]
+    fn spares_are_not_tracked_unless_they_are_to_become_voters() {
+        let servers = configuration(&[(1, Role::Voter), (2, Role::Standby), (3, Role::Spare)]);
+        let target = TrackerTarget::new(&servers, 1, None);
+        assert_eq!((target.voters, target.learners), (vec![1], vec![2]));
+        assert_eq!(TrackerTarget::new(&servers, 1, Some(3)).learners, [2, 3]);
+        assert_eq!(
+            TrackerTarget::new(&servers, 3, None).learners,
+            [2, 3],
+            "to itself"
+        );
+        assert_eq!(
+            TrackerTarget::new(&servers, 9, None).learners,
+            [2, 9],
+            "to itself"
+        );
+    }
+
+    #[test]
+    fn without_voters_nothing_is_tracked() {
+        let target = TrackerTarget::new(&configuration(&[(1, Role::Standby)]), 1, None);
+        assert_eq!(target, TrackerTarget::default());
+        assert_eq!(
+            TrackerTarget::new(&Configuration::default(), 1, None),
+            target
+        );
+    }
+}

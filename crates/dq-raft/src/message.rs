@@ -301,3 +301,151 @@ impl Message {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use dq_wire::{Configuration, EntryKind, Role, Server};
+
+    use super::*;
+
+    #[track_caller]
+    fn check(message: Message, want_seq: u32) -> raft_rpc::Message {
+        let (header, seq) = message.to_wire(77);
+        assert_eq!(seq, want_seq);
+        let mut payload = Vec::new();
+        if let Message::AppendEntries(append) = &message {
+            for entry in &append.entries {
+                payload.extend_from_slice(&entry.payload.to_bytes());
+            }
+        }
+        let back = Message::from_wire(header.clone(), seq, &Bytes::from(payload));
+        assert_eq!(back, Some(message), "there and back");
+        header
+    }
+
+    fn append() -> AppendEntries {
+        let entry = |index, kind, bytes: &'static [u8]| LogEntry {
+            index,
+            term: 3,
+            kind,
+            payload: Payload::from(Bytes::from_static(bytes)),
+        };
+        AppendEntries {
+            term: 4,
+            prev_index: 7,
+            prev_term: 2,
+            leader_commit: 6,
+            entries: vec![
+                entry(8, EntryKind::Barrier, &[0; 8]),
+                entry(9, EntryKind::Command, &[1; 24]),
+            ],
+            stamp: Stamp {
+                seq: 12,
+                release: true,
+            },
+        }
+    }
+
+    #[test]
+    fn appends_carry_their_number_and_the_release_bit_in_the_preamble() {
+        check(Message::AppendEntries(append()), 12 | 1 << 31);
+        let plain = AppendEntries {
+            stamp: Stamp::default(),
+            ..append()
+        };
+        check(Message::AppendEntries(plain), 0);
+    }
+
+    #[test]
+    fn a_payload_that_is_not_as_long_as_its_header_says_is_no_message() {
+        let (header, seq) = Message::AppendEntries(append()).to_wire(0);
+        for len in [0, 8, 31, 33] {
+            let payload = Bytes::from(vec![0; len]);
+            assert_eq!(
+                Message::from_wire(header.clone(), seq, &payload),
+                None,
+                "{len} bytes"
+            );
+        }
+    }
+
+    #[test]
+    fn results_mark_their_sender_in_the_features() {
+        let result = AppendEntriesResult {
+            term: 4,
+            rejected: 0,
+            last_index: 9,
+            echo: None,
+        };
+        let raft_rpc::Message::AppendEntriesResult(plain) =
+            check(Message::AppendEntriesResult(result), 0)
+        else {
+            panic!("another message")
+        };
+        assert_eq!(plain.features, 0);
+        let echo = Some(Echo {
+            seq: 12,
+            promise_ms: 1500,
+        });
+        let result = AppendEntriesResult { echo, ..result };
+        let raft_rpc::Message::AppendEntriesResult(ours) =
+            check(Message::AppendEntriesResult(result), 12)
+        else {
+            panic!("another message")
+        };
+        assert_eq!(ours.features, 1 << 63 | 1500);
+    }
+
+    #[test]
+    fn the_other_messages_keep_every_field() {
+        check(
+            Message::RequestVote(RequestVote {
+                term: 5,
+                candidate: 2,
+                last_index: 9,
+                last_term: 4,
+                disrupt_leader: true,
+                pre_vote: false,
+            }),
+            0,
+        );
+        for pre_vote in [None, Some(true), Some(false)] {
+            let own_term = pre_vote.is_some();
+            let result = RequestVoteResult {
+                term: 5,
+                granted: true,
+                pre_vote,
+                own_term,
+            };
+            check(Message::RequestVoteResult(result), 0);
+        }
+        check(
+            Message::TimeoutNow {
+                term: 5,
+                last_index: 9,
+                last_term: 4,
+            },
+            0,
+        );
+        let server = Server {
+            id: 1,
+            address: "1".to_owned(),
+            role: Role::Voter,
+        };
+        let meta = SnapshotMeta {
+            index: 9,
+            term: 4,
+            timestamp: 0,
+            configuration: Configuration {
+                servers: vec![server],
+            },
+            configuration_index: 1,
+        };
+        let raft_rpc::Message::InstallSnapshot(install) =
+            check(Message::InstallSnapshot { term: 5, meta }, 0)
+        else {
+            panic!("another message")
+        };
+        assert_eq!(install.data_size, 77);
+    }
+}

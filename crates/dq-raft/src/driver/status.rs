@@ -80,7 +80,8 @@ impl Driver {
         self.raw.raft.raft_log.applied
     }
 
-    /// The term of the entry at `index`, while that is known.
+    /// The term of the entry at `index`, while that is known: that of [`Driver::applied_index`] is
+    /// unless a leader's snapshot is being installed, when no snapshot should be taken either.
     pub fn term_at(&self, index: u64) -> Option<u64> {
         self.raw.store().term_at(index)
     }

@@ -3,7 +3,7 @@
 use dq_wire::{Configuration, EntryKind};
 
 use super::network::*;
-use crate::driver::{Driver, Effect, RaftRole};
+use crate::driver::{Driver, Effect, RaftRole, ReadOptions};
 use crate::message::*;
 use crate::types::{LogEntry, Persist, Recovered, SnapshotMeta};
 
@@ -19,17 +19,20 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn new(recovered: Recovered) -> Bench {
-        let driver = Driver::new(options(1), recovered).expect("valid");
-        let (now, sent, persists) = (1000, Vec::new(), Vec::new());
+        Bench::of(Driver::new(options(1), recovered).expect("valid"))
+    }
+
+    /// Starts the driver.
+    pub(super) fn of(driver: Driver) -> Bench {
         let mut bench = Bench {
             driver,
-            now,
-            sent,
-            persists,
+            now: 1000,
+            sent: Vec::new(),
+            persists: Vec::new(),
             applied: Vec::new(),
             others: Vec::new(),
         };
-        bench.driver.start(now);
+        bench.driver.start(bench.now);
         bench.take();
         bench
     }
@@ -37,6 +40,12 @@ impl Bench {
     /// Node 1 of three voters, with a CHANGE at 1 and commands of these terms after it.
     pub(super) fn of_three(terms: &[u64]) -> Bench {
         Bench::new(log(&voters(3), terms))
+    }
+
+    /// The same, with reads in some mode.
+    pub(super) fn of_three_with(reads: ReadOptions, terms: &[u64]) -> Bench {
+        let driver = Driver::new(options(1), log(&voters(3), terms)).expect("valid");
+        Bench::of(driver.with_reads(reads))
     }
 
     /// The same as leader of the next term, with the votes of 2, everything durable.
@@ -137,6 +146,19 @@ impl Bench {
     /// A result of our term.
     pub(super) fn acknowledge(&mut self, from: u64, last_index: u64) {
         self.receive(from, ok(self.driver.term(), last_index));
+    }
+
+    /// A result of our term from a node of our kind.
+    pub(super) fn echo(&mut self, from: u64, last_index: u64, seq: u32, promise_ms: u32) {
+        let echo = Some(Echo { seq, promise_ms });
+        let term = self.driver.term();
+        let result = AppendEntriesResult {
+            term,
+            rejected: 0,
+            last_index,
+            echo,
+        };
+        self.receive(from, Message::AppendEntriesResult(result));
     }
 
     pub(super) fn matched(&self, id: u64) -> u64 {
