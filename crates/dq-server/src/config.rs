@@ -1,5 +1,7 @@
 //! How a node behaves: the settings of upstream's node API and ours.
 
+use crate::roles::RoleTargets;
+
 /// Settings of a node that its state machine reads.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -20,6 +22,8 @@ pub struct Settings {
     pub speculative_bytes_max: usize,
     /// Largest transaction, in bytes of distinct pages.
     pub transaction_bytes_max: usize,
+    /// What the leader keeps the members' roles at; `None` leaves that to clients.
+    pub roles: Option<RoleTargets>,
     /// Reported by DESCRIBE.
     pub failure_domain: u64,
 }
@@ -36,6 +40,7 @@ impl Settings {
             request_bytes_max: dq_wire::header::BODY_SIZE_DEFAULT_MAX,
             speculative_bytes_max: 64 << 20,
             transaction_bytes_max: 256 << 20,
+            roles: None,
             failure_domain: 0,
         }
     }

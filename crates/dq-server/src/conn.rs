@@ -9,7 +9,7 @@
 //! dqlite; what arrives early stays in the buffer, which stops being filled when it holds enough.
 
 use bytes::{Bytes, BytesMut};
-use dq_raft::ReadTicket;
+use dq_raft::{ChangeToken, ReadTicket};
 use dq_vfs::InterruptHandle;
 use dq_wire::header::{Header, PROTOCOL_LEGACY, PROTOCOL_V1};
 
@@ -119,8 +119,8 @@ pub enum Task {
     Open(Bytes),
     /// A statement; `None` while a job has it.
     Sql(Option<Work>),
-    /// A membership change or transfer that raft works on.
-    Membership,
+    /// A membership change that raft works on, or a transfer of leadership, which has no token.
+    Membership(Option<ChangeToken>),
 }
 
 /// What a request waits for.

@@ -23,6 +23,7 @@ use crate::io::peers::Peers;
 use crate::io::receiver::Receiver;
 use crate::io::workers::Workers;
 use crate::node::{Machine, Start, Status};
+use crate::roles::RoleTargets;
 use dq_raft::{Compression, Driver, Options, ReadMode};
 
 /// The id that bootstraps a cluster when a node of it starts on an empty directory, beside 1.
@@ -61,6 +62,7 @@ pub struct NodeBuilder {
     auto_recovery: bool,
     compress: bool,
     read_mode: ReadMode,
+    bootstrap: bool,
     dialer: Arc<dyn Dial>,
 }
 
@@ -110,6 +112,7 @@ impl Node {
             auto_recovery: true,
             compress: true,
             read_mode: ReadMode::Quorum,
+            bootstrap: true,
             dialer: Arc::new(PlainDialer),
         }
     }
@@ -139,6 +142,14 @@ impl Node {
     /// Whether the node has ended by itself.
     pub fn is_finished(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Gives leadership away if this node leads, so that stopping it interrupts nobody for longer
+    /// than a round trip. True if it leads no more; false if nobody could take over.
+    pub fn hand_over(&self, timeout: Duration) -> bool {
+        let (reply, answer) = bounded(1);
+        self.mailbox.send(Mail::HandOver(reply));
+        answer.recv_timeout(timeout).unwrap_or(false)
     }
 
     /// Stops it: statements are interrupted, clients are cut off, the log is closed.
@@ -196,6 +207,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Lets the leader keep members in their roles; left to clients unless set. The same on every
+    /// node.
+    pub fn roles(mut self, targets: RoleTargets) -> NodeBuilder {
+        self.settings.roles = Some(targets);
+        self
+    }
+
     /// Reported to whoever places replicas; 0 unless set.
     pub fn failure_domain(mut self, code: u64) -> NodeBuilder {
         self.settings.failure_domain = code;
@@ -232,6 +250,13 @@ impl NodeBuilder {
     /// Connections accepted at the same time; 65536 unless set.
     pub fn connections_max(mut self, count: usize) -> NodeBuilder {
         self.connections_max = count;
+        self
+    }
+
+    /// Whether a node of id 1 or [`BOOTSTRAP_ID`] starts a new cluster in an empty directory; it does
+    /// unless set. Others wait to be added.
+    pub fn bootstrap(mut self, on: bool) -> NodeBuilder {
+        self.bootstrap = on;
         self
     }
 
@@ -277,6 +302,7 @@ impl NodeBuilder {
             id,
             address: &address,
             auto_recovery: self.auto_recovery,
+            bootstrap: self.bootstrap,
         })?;
         let vfs = dq_vfs::Vfs::register().map_err(StartError::Sqlite)?;
         let options = Options {

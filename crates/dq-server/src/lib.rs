@@ -40,6 +40,7 @@ mod load;
 pub mod node;
 pub mod peers;
 pub mod registry;
+pub mod roles;
 pub mod sql;
 
 pub use dq_raft::ReadMode;
@@ -47,3 +48,4 @@ pub use handle::{BOOTSTRAP_ID, Node, NodeBuilder, StartError, StopError};
 pub use io::dial::{Dial, PlainDialer};
 pub use io::listener::{BindAddr, UnixPeers};
 pub use node::Status;
+pub use roles::RoleTargets;

@@ -22,6 +22,8 @@ pub(crate) struct Load<'a> {
     pub(crate) id: u64,
     pub(crate) address: &'a str,
     pub(crate) auto_recovery: bool,
+    /// Whether an empty directory may become that of a new cluster.
+    pub(crate) bootstrap: bool,
 }
 
 /// A directory that is locked and read.
@@ -87,7 +89,7 @@ pub(crate) fn load(load: &Load<'_>) -> Result<Loaded, StartError> {
         ..RecoverOptions::default()
     };
     let (mut recovered, mut writer) = dir.recover(&options).map_err(StartError::Recover)?;
-    let starts_clusters = load.id == 1 || load.id == BOOTSTRAP_ID;
+    let starts_clusters = load.bootstrap && (load.id == 1 || load.id == BOOTSTRAP_ID);
     if recovered.term == 0 && starts_clusters {
         drop(writer);
         dir.bootstrap(load.id, load.address, &options)

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use dq_server::{BindAddr, Node, ReadMode};
+use dq_client::{Cluster, Config, MemStore, Role};
+use dq_server::{BindAddr, Node, ReadMode, RoleTargets};
 use nix::sys::signal::{SigSet, Signal};
 
 /// A dqlite node: SQLite, replicated with raft.
@@ -43,9 +44,25 @@ struct Run {
     /// How long a writer waits for another connection's open transaction, in ms.
     #[arg(long, default_value_t = 0)]
     busy_timeout_ms: u64,
+    /// Members of the cluster to join: HOST:PORT, more than one separated by commas. A node that is
+    /// a member already goes on as one.
+    #[arg(long, value_delimiter = ',')]
+    join: Vec<String>,
+    /// Whether the leader keeps three voters and up to three standbys, or leaves roles to clients.
+    #[arg(long, value_enum, default_value_t = Roles::On)]
+    roles: Roles,
     /// How reads are proven to be fresh.
     #[arg(long, value_enum, default_value_t = Reads::Quorum)]
     reads: Reads,
+}
+
+/// Who manages the members' roles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Roles {
+    /// The leader.
+    On,
+    /// Clients.
+    Off,
 }
 
 /// How reads are answered.
@@ -92,27 +109,64 @@ fn serve(run: &Run) -> Result<(), Box<dyn std::error::Error>> {
         .map_err(|error| format!("data directory {}: {error}", run.dir.display()))?;
     let mut builder = Node::builder(run.id, &run.address, &run.dir)
         .busy_timeout(Duration::from_millis(run.busy_timeout_ms))
-        .read_mode(run.reads.into());
+        .read_mode(run.reads.into())
+        .bootstrap(run.join.is_empty());
     if let Some(latency) = run.network_latency_ms {
         builder = builder.network_latency(Duration::from_millis(latency));
     }
     if let Some(bind) = &run.bind {
         builder = builder.bind(BindAddr::parse(bind)?);
     }
+    if run.roles == Roles::On {
+        builder = builder.roles(RoleTargets::default());
+    }
     let node = builder.start()?;
     writeln!(std::io::stdout(), "listening on {}", node.local_addr())?;
     std::io::stdout().flush()?;
+    if !run.join.is_empty() {
+        let (id, address, members) = (run.id, run.address.clone(), run.join.clone());
+        // It may take as long as the cluster needs to have a leader; a signal does not wait for it.
+        std::thread::Builder::new()
+            .name("dq-join".to_owned())
+            .spawn(move || join(id, &address, &members))?;
+    }
 
     loop {
         // A node that fails by itself must not leave a process that only looks alive.
         match wait_for(&signals, Duration::from_millis(500)) {
             Some(signal) => {
                 log::info!("{signal}: stopping");
+                if node.hand_over(HAND_OVER) {
+                    log::debug!("leadership is elsewhere");
+                }
                 return Ok(node.stop()?);
             }
             None if node.is_finished() => return Ok(node.stop()?),
             None => {}
         }
+    }
+}
+
+/// Longest wait for another node to take over, before a stop.
+const HAND_OVER: Duration = Duration::from_secs(5);
+
+/// Adds this node to a cluster, as a spare; the leader gives it a role. Tries until it is a member.
+fn join(id: u64, address: &str, members: &[String]) {
+    let cluster = Cluster::new(Config::new(), MemStore::new(members.iter().cloned()));
+    loop {
+        let error = match cluster.members() {
+            Ok(known) if known.iter().any(|member| member.id == id) => return,
+            Ok(_) => match cluster.add(id, address, Role::Spare) {
+                Ok(()) => {
+                    log::info!("node {id}: joined the cluster");
+                    return;
+                }
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        log::warn!("node {id}: cannot join yet: {error}");
+        std::thread::sleep(Duration::from_secs(1));
     }
 }
 

@@ -66,6 +66,8 @@ pub struct EventLoop {
     background: Background,
     peers: Peers,
     receiver: Receiver,
+    /// Who waits for leadership to be handed over.
+    handing_over: Vec<crossbeam_channel::Sender<bool>>,
     /// Keeps the directory locked.
     _dir: DataDir,
     scratch: Vec<u8>,
@@ -133,6 +135,7 @@ impl EventLoop {
             background,
             peers,
             receiver,
+            handing_over: Vec::new(),
             _dir: dir,
             scratch: vec![0; READ_BYTES],
             stopped: None,
@@ -258,6 +261,11 @@ impl EventLoop {
                 self.give(Input::SnapshotReceived(conn, received));
             }
             Mail::SnapshotSent(id, sent) => self.give(Input::SnapshotSent(id, sent)),
+            Mail::Polled(answers) => self.give(Input::Polled(answers)),
+            Mail::HandOver(reply) => {
+                self.handing_over.push(reply);
+                self.give(Input::HandOver);
+            }
             Mail::Status(reply) => {
                 // Whoever asked may have gone.
                 let _ = reply.send(self.machine.status());
@@ -318,6 +326,13 @@ impl EventLoop {
                     self.receiver.begin(conn, *meta, size);
                 }
                 Output::SnapshotData(conn, bytes) => self.receiver.data(conn, bytes),
+                Output::Poll(members) => self.peers.poll(members),
+                Output::HandedOver(done) => {
+                    for reply in self.handing_over.drain(..) {
+                        // Whoever asked may have given up.
+                        let _ = reply.send(done);
+                    }
+                }
                 Output::Discard(meta) => self.receiver.discard(&meta),
                 Output::Fatal(why) => self.stopped = Some(Err(why)),
             }

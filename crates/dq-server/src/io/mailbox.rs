@@ -9,7 +9,7 @@ use mio::Waker;
 use crate::conn::ConnId;
 use crate::exec::Finished;
 use crate::fsm::Images;
-use crate::node::Status;
+use crate::node::{Polled, Status};
 
 /// A report or a wish. The queue is bounded by what the loop has asked for: one report a job, disk
 /// batch or snapshot.
@@ -31,6 +31,10 @@ pub enum Mail {
     SnapshotStored(ConnId, usize),
     /// It is stored and read, or of no use.
     SnapshotReceived(ConnId, Box<Result<(SnapshotMeta, Images), String>>),
+    /// What members answered.
+    Polled(Vec<Polled>),
+    /// Somebody wants this node to lead no more, and waits to hear whether that worked.
+    HandOver(Sender<bool>),
     /// Somebody asks how the node is.
     Status(Sender<Status>),
     /// Stop.

@@ -19,6 +19,7 @@ pub mod listener;
 pub mod log_writer;
 pub mod mailbox;
 pub mod peers;
+pub mod poll;
 pub mod receiver;
 pub mod socket;
 pub mod workers;

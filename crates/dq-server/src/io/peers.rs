@@ -21,6 +21,7 @@ use mio::{Interest, Registry, Token};
 use super::dial::{Dial, Introduction, connect};
 use super::listener::Stream;
 use super::mailbox::{Mail, Mailbox};
+use super::poll;
 use super::socket::Socket;
 use crate::conn::ConnId;
 
@@ -248,6 +249,11 @@ impl Peers {
     fn drop_peer(&mut self, id: u64) {
         self.disconnect(id, 0);
         self.peers.remove(&id);
+    }
+
+    /// Asks members how they are.
+    pub fn poll(&self, members: Vec<(u64, String)>) {
+        poll::start(self.dialer.clone(), self.mailbox.clone(), members);
     }
 
     /// Opens a stream of its own for a snapshot; the returned parts go to a thread.

@@ -59,7 +59,7 @@ impl Machine {
                 }
                 self.execute(id, inline, out);
             }
-            Task::Membership => {}
+            Task::Membership(_) => {}
         }
     }
 

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use dq_raft::ChangeError;
+use dq_raft::{ChangeError, ChangeToken};
 use dq_wire::Role;
 use dq_wire::header::{BODY_SIZE_HARD_MAX, Header, request_type};
 use dq_wire::request::Request as WireRequest;
@@ -273,26 +273,28 @@ impl Machine {
                 address,
             } => {
                 let address = String::from_utf8_lossy(address).into_owned();
-                let started = self.driver.add(self.now, server, &address).map(drop);
+                let started = self.driver.add(self.now, server, &address).map(Some);
                 self.membership(id, started, out);
             }
             WireRequest::Assign { id: server, role } => {
                 // A slip of the original that clients may have come to rely on: a role that does
                 // not exist is taken for standby.
                 let role = Role::from_wire(role).unwrap_or(Role::Standby);
-                let started = self.driver.assign(self.now, server, role).map(drop);
+                self.roles.silence(self.now);
+                let started = self.driver.assign(self.now, server, role).map(Some);
                 self.membership(id, started, out);
             }
             WireRequest::Promote { id: server } => {
-                let started = self.driver.assign(self.now, server, Role::Voter).map(drop);
+                self.roles.silence(self.now);
+                let started = self.driver.assign(self.now, server, Role::Voter).map(Some);
                 self.membership(id, started, out);
             }
             WireRequest::Remove { id: server } => {
-                let started = self.driver.remove(self.now, server).map(drop);
+                let started = self.driver.remove(self.now, server).map(Some);
                 self.membership(id, started, out);
             }
             WireRequest::Transfer { id: server } => {
-                let started = self.driver.transfer(self.now, server);
+                let started = self.driver.transfer(self.now, server).map(|()| None);
                 self.membership(id, started, out);
             }
             WireRequest::Dump { name } => self.dump(id, name, out),
@@ -362,13 +364,13 @@ impl Machine {
     fn membership(
         &mut self,
         id: ConnId,
-        started: Result<(), ChangeError>,
+        started: Result<Option<ChangeToken>, ChangeError>,
         out: &mut VecDeque<Output>,
     ) {
         match started {
-            Ok(()) => {
+            Ok(token) => {
                 if let Some(conn) = self.conns.get_mut(&id) {
-                    let mut request = Request::new(Task::Membership);
+                    let mut request = Request::new(Task::Membership(token));
                     request.phase = Phase::Raft;
                     conn.request = Some(request);
                 }

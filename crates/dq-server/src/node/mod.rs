@@ -38,11 +38,14 @@ use crate::conn::{Conn, ConnId};
 use crate::exec::{Finished, Job};
 use crate::fsm::Images;
 use crate::registry::Database;
+pub use roles::Polled;
+use roles::RoleManager;
 
 mod dispatch;
 mod gateway;
 mod peer;
 mod replicate;
+mod roles;
 
 /// Something that happened outside the node.
 #[derive(Debug)]
@@ -69,6 +72,11 @@ pub enum Input<'a> {
     SnapshotStored(ConnId, usize),
     /// A snapshot is stored and read, or of no use.
     SnapshotReceived(ConnId, Box<Result<(SnapshotMeta, Images), String>>),
+    /// What members answered to [`Output::Poll`].
+    Polled(Vec<Polled>),
+    /// Stop taking part as more than a spare, so that this node can go: a reply comes as
+    /// [`Output::HandedOver`].
+    HandOver,
     /// A new stream to this peer is open.
     PeerConnected(u64),
     /// The stream to this peer broke, or was cut.
@@ -118,6 +126,10 @@ pub enum Output {
     SnapshotData(ConnId, Bytes),
     /// A snapshot that arrived from a leader is not wanted: its temporary files can go.
     Discard(Box<SnapshotMeta>),
+    /// Ask these members how they are (DESCRIBE), and answer with [`Input::Polled`].
+    Poll(Vec<(u64, String)>),
+    /// This node leads no more, or could not give leadership away.
+    HandedOver(bool),
     /// Take part no longer: a file or the log cannot be trusted. The text says why.
     Fatal(String),
 }
@@ -191,6 +203,9 @@ pub struct Machine {
     /// A follower needs a newer snapshot than there is.
     snapshot_wanted: bool,
     weight: u64,
+    roles: RoleManager,
+    /// Somebody waits for this node to lead no more.
+    handing_over: bool,
     failed: bool,
     effects: Vec<Effect>,
     now: u64,
@@ -220,6 +235,7 @@ impl Machine {
             databases,
             snapshot,
         } = start;
+        let roles = RoleManager::new(settings.roles);
         let mut node = Machine {
             settings,
             vfs,
@@ -243,6 +259,8 @@ impl Machine {
             arrived: None,
             snapshot_wanted: false,
             weight: 0,
+            roles,
+            handing_over: false,
             failed: false,
             effects: Vec::new(),
             now: 0,
@@ -282,6 +300,7 @@ impl Machine {
                     self.drive(out);
                 }
                 self.expire_waiters(out);
+                self.poll_if_due(out);
             }
             Input::Durable(id) => {
                 self.driver.durable(id);
@@ -293,6 +312,11 @@ impl Machine {
             Input::SnapshotReceived(conn, received) => {
                 self.snapshot_received(conn, *received, out);
             }
+            Input::Polled(answers) => {
+                self.roles.polled(now, &answers);
+                self.adjust_roles(out);
+            }
+            Input::HandOver => self.hand_over(out),
             Input::PeerConnected(id) => self.driver.connected(id),
             Input::PeerLost(id) => {
                 self.driver.unreachable(id);
@@ -317,7 +341,9 @@ impl Machine {
             .values()
             .filter_map(|db| db.busy_deadline(self.settings.busy_timeout_ms))
             .min();
-        busy.map_or(self.driver.deadline(), |at| at.min(self.driver.deadline()))
+        let poll = self.epoch.and_then(|_| self.roles.deadline());
+        let others = busy.into_iter().chain(poll).min();
+        others.map_or(self.driver.deadline(), |at| at.min(self.driver.deadline()))
     }
 
     /// Interrupts whatever runs, so that threads come to an end.

@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use dq_raft::{Effect, EntryKind, LogEntry, SnapshotMeta, Trailing};
+use dq_raft::{ChangeError, ChangeToken, Effect, EntryKind, LogEntry, SnapshotMeta, Trailing};
 use dq_wire::response::Response;
 
 use super::{Epoch, InFlight, Machine, Output};
-use crate::conn::{ConnId, Phase, Request, Task};
+use crate::conn::{ConnId, Task};
 use crate::fsm;
 use crate::load::LOG_BYTES_MAX;
 use crate::registry::Database;
@@ -112,8 +112,12 @@ impl Machine {
                 });
             }
             Effect::EpochEnded(_) => self.end_epoch(out),
-            Effect::ChangeDone { result, .. } | Effect::TransferDone { result } => {
-                self.change_done(result, out);
+            Effect::ChangeDone { token, result } => self.change_done(Some(token), result, out),
+            Effect::TransferDone { result } => {
+                if std::mem::take(&mut self.handing_over) {
+                    out.push_back(Output::HandedOver(result.is_ok()));
+                }
+                self.change_done(None, result, out);
             }
         }
     }
@@ -121,20 +125,16 @@ impl Machine {
     /// The membership change or transfer that was under way has ended.
     fn change_done(
         &mut self,
-        result: Result<(), dq_raft::ChangeError>,
+        token: Option<ChangeToken>,
+        result: Result<(), ChangeError>,
         out: &mut VecDeque<Output>,
     ) {
         let waiting: Vec<ConnId> = self
             .conns
             .iter()
-            .filter(|(_, conn)| {
-                matches!(
-                    conn.request,
-                    Some(Request {
-                        phase: Phase::Raft,
-                        ..
-                    })
-                )
+            .filter(|(_, conn)| match &conn.request {
+                Some(request) => matches!(&request.task, Task::Membership(t) if *t == token),
+                None => false,
             })
             .map(|(id, _)| *id)
             .collect();
@@ -190,7 +190,7 @@ impl Machine {
                 }
             }
             if let Some(request) = &conn.request {
-                if !matches!(request.task, Task::Membership) {
+                if !matches!(request.task, Task::Membership(_)) {
                     answers.push((id, Machine::verdict(request, proposed)));
                 }
             }
