@@ -97,6 +97,63 @@ fn measure(
     Ok(())
 }
 
+/// Prints the memory that connections take, with 20 tables in the schema.
+#[cfg(target_os = "linux")]
+fn measure_memory() -> Result<(), Error> {
+    const CONNECTIONS: usize = 500;
+    let resident = || {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        let pages: usize = statm
+            .split(' ')
+            .nth(1)
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(0);
+        pages * 4
+    };
+    let mut bench = Bench {
+        vfs: Vfs::register()?,
+        head: Version::empty(1 << 40),
+    };
+    let mut first = bench.open()?;
+    for i in 0..20 {
+        bench.execute(
+            &mut first,
+            &format!("CREATE TABLE t{i} (k INTEGER PRIMARY KEY, v, w)"),
+        )?;
+    }
+    let before = resident();
+    let mut all = Vec::new();
+    let mut report = |what: &str, work: &mut dyn FnMut(&mut Vec<Db>) -> Result<(), Error>| {
+        work(&mut all)?;
+        println!(
+            "{:8} KiB per connection {what}",
+            resident().saturating_sub(before) / CONNECTIONS
+        );
+        Ok::<(), Error>(())
+    };
+    report("that has read", &mut |all| {
+        for _ in 0..CONNECTIONS {
+            let mut db = bench.open()?;
+            bench.execute(&mut db, "SELECT * FROM t0")?;
+            all.push(db);
+        }
+        Ok(())
+    })?;
+    report("that has written", &mut |all| {
+        all.iter_mut()
+            .try_for_each(|db| bench.execute(db, "INSERT INTO t0 (v) VALUES (1)"))
+    })?;
+    report("after shrinking", &mut |all| {
+        all.iter_mut().for_each(Db::shrink);
+        Ok(())
+    })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn measure_memory() -> Result<(), Error> {
+    Ok(())
+}
+
 fn main() -> Result<(), Error> {
     let mut bench = Bench {
         vfs: Vfs::register()?,
@@ -145,5 +202,5 @@ fn main() -> Result<(), Error> {
         live_pages(),
         bench.head.page_count()
     );
-    Ok(())
+    measure_memory()
 }

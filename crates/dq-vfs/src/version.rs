@@ -189,7 +189,7 @@ fn put(tree: &mut Tree, page_no: PageNo, page: &Page) {
     if page_no == PENDING_BYTE_PAGE {
         return;
     }
-    let hash = if bytes.iter().all(|byte| *byte == 0) {
+    let hash = if *bytes == [0; PAGE_SIZE] {
         0
     } else {
         xxh3_64_with_seed(bytes, u64::from(page_no.0))
