@@ -4,10 +4,19 @@ use dq_raft::DiskOp;
 use dq_raft::log::plan::Segment;
 use dq_raft::log::recover::{analyze, recover};
 use dq_raft::log::snapshot::{Compression, SnapshotWriter};
-use dq_raft::log::writer::{Prepared, Published, WriterOptions};
+use dq_raft::log::writer::{LogWriter, Prepared, Published, WriterOptions};
 use dq_raft::sim_disk::{Fault, SimDisk};
 
 use crate::directories::{append, entry, hard_state, open, options, persist, snapshot_meta};
+
+fn prepare(writer: &mut LogWriter<SimDisk>) -> Prepared {
+    loop {
+        match writer.prepare().unwrap() {
+            Prepared::Unfinished => {}
+            prepared => return prepared,
+        }
+    }
+}
 
 fn segments(disk: &SimDisk) -> Vec<(u64, u64)> {
     let analysis = analyze(disk, &options()).unwrap();
@@ -21,7 +30,7 @@ fn an_append_to_a_prepared_segment_is_one_write_and_one_sync() {
     let mut large = options();
     large.writer = WriterOptions::default();
     let (_, mut writer) = recover(disk.clone(), &large).unwrap();
-    assert_eq!(writer.prepare(), Ok(Prepared::Ready));
+    assert_eq!(prepare(&mut writer), Prepared::Ready);
     for index in 1..100 {
         let before = disk.operations();
         let words = 12 * 1024 / 8;
@@ -37,7 +46,7 @@ fn what_has_queued_up_is_done_with_one_sync() {
     let (_, mut writer) = open(&disk).unwrap();
     writer.write(&[persist(1, [hard_state(1, 1)])]).unwrap();
     writer.write(&[persist(2, [hard_state(2, 1)])]).unwrap();
-    writer.prepare().unwrap();
+    prepare(&mut writer);
     let before = disk.operations();
     let batches = [
         persist(3, [hard_state(3, 1), append([entry(1, 3, 0)])]),
@@ -94,7 +103,7 @@ fn full_segments_are_closed_and_an_entry_never_straddles_two() {
 fn an_entry_larger_than_a_segment_gets_one_of_its_own() {
     let disk = SimDisk::new();
     let (_, mut writer) = open(&disk).unwrap();
-    writer.prepare().unwrap();
+    prepare(&mut writer);
     let entries = [entry(1, 1, 0), entry(2, 1, 5000), entry(3, 1, 1)];
     writer
         .write(&[persist(1, [hard_state(1, 0), append(entries.clone())])])
@@ -265,7 +274,7 @@ fn a_full_disk_is_noticed_before_anything_depends_on_it() {
     let disk = SimDisk::new();
     disk.set_space(Some(9000));
     let (_, mut writer) = open(&disk).unwrap();
-    assert_eq!(writer.prepare(), Ok(Prepared::Ready));
+    assert_eq!(prepare(&mut writer), Prepared::Ready);
     assert_eq!(writer.reserved_bytes(), 2 * 4088, "two segments fit");
     writer
         .write(&[persist(1, [hard_state(1, 0), append([entry(1, 1, 0)])])])
@@ -276,11 +285,11 @@ fn a_full_disk_is_noticed_before_anything_depends_on_it() {
         writer
             .write(&[persist(index, [append([entry(index, 1, 100)])])])
             .unwrap();
-        assert_eq!(writer.prepare(), Ok(Prepared::NoSpace));
+        assert_eq!(prepare(&mut writer), Prepared::NoSpace);
     }
     assert!(index > 7);
     disk.set_space(None);
-    assert_eq!(writer.prepare(), Ok(Prepared::Ready));
+    assert_eq!(prepare(&mut writer), Prepared::Ready);
     assert!(writer.reserved_bytes() > 8000);
     let (recovered, _) = open(&disk).unwrap();
     assert_eq!(recovered.entries.len() as u64, index);
@@ -291,12 +300,12 @@ fn a_large_entry_takes_the_space_that_was_reserved_in_other_segments() {
     let disk = SimDisk::new();
     disk.set_space(Some(12_500));
     let (_, mut writer) = open(&disk).unwrap();
-    writer.prepare().unwrap();
+    prepare(&mut writer);
     writer.write(&[persist(1, [hard_state(1, 0)])]).unwrap();
     writer
         .write(&[persist(2, [append([entry(1, 1, 0)])])])
         .unwrap();
-    writer.prepare().unwrap();
+    prepare(&mut writer);
     assert_eq!(
         writer.write(&[persist(3, [append([entry(2, 1, 900)])])]),
         Ok(3)

@@ -118,8 +118,12 @@ fn write_all(
             Err(TryRecvError::Disconnected) => return Ok(()),
             Err(TryRecvError::Empty) => {
                 // Nothing to do: a good time to set space aside for what is to come.
-                if writer.prepare()? == Prepared::NoSpace {
-                    log::warn!("no space to prepare the log's next segment");
+                match writer.prepare()? {
+                    Prepared::Ready => {}
+                    Prepared::Unfinished => continue,
+                    Prepared::NoSpace => {
+                        log::warn!("no space to prepare the log's next segment");
+                    }
                 }
                 match queue.recv() {
                     Ok(work) => work,
