@@ -490,7 +490,12 @@ fn apply_content(content: &mut Vec<u8>, change: &Change) {
             }
             content[*offset..end].copy_from_slice(bytes);
         }
-        Change::Resize { size, .. } => content.resize(*size as usize, 0),
+        Change::Resize { size, .. } => {
+            let mut resized = vec![0; *size as usize];
+            let kept = content.len().min(resized.len());
+            resized[..kept].copy_from_slice(&content[..kept]);
+            *content = resized;
+        }
         _ => {}
     }
 }

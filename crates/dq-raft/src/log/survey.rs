@@ -39,6 +39,7 @@ impl Survey {
                 Some(FileName::SnapshotMeta(name)) if name.index < INDEX_END => metas.push(name),
                 _ if names::is_temporary(name) => survey.temporaries.push(name.clone()),
                 _ if name.starts_with("corrupt-") => survey.set_aside.push(name.clone()),
+                _ if name == names::LOCK_FILE => {}
                 _ => survey.others.push(name.clone()),
             }
         }

@@ -2,14 +2,17 @@
 //! operation of the disk, and every operation failing: whatever is left opens, and holds what was
 //! reported durable.
 
+use std::collections::BTreeMap;
+use std::io::Read;
 use std::ops::RangeInclusive;
 
+use dq_raft::disk::Disk;
+use dq_raft::fs::FsDisk;
 use dq_raft::log::recover::recover;
 use dq_raft::log::snapshot::{Compression, SnapshotError, SnapshotReader, SnapshotWriter};
 use dq_raft::log::writer::LogWriter;
 use dq_raft::sim_disk::{Fault, Loss, SimDisk};
 use dq_raft::{DiskOp, LogEntry, Persist, Recovered};
-use std::io::Read;
 
 use crate::directories::{append, entry, hard_state, open, options, persist, snapshot_meta};
 
@@ -161,9 +164,9 @@ fn script(commits: u64, seed: u64) -> Vec<Step> {
 
 /// Runs the script until something fails. Returns the model before the step that failed, that step,
 /// and whether all was done.
-fn run(disk: &SimDisk, steps: &[Step]) -> (Model, Option<Step>) {
+fn run<D: Disk>(disk: &D, steps: &[Step]) -> (Model, Option<Step>) {
     let mut model = Model::default();
-    let mut writer: Option<LogWriter<SimDisk>> = None;
+    let mut writer: Option<LogWriter<D>> = None;
     for step in steps {
         // A step that fails leaves the model alone.
         if do_step(disk, &mut writer, &mut model, step).is_err() {
@@ -173,9 +176,9 @@ fn run(disk: &SimDisk, steps: &[Step]) -> (Model, Option<Step>) {
     (model, None)
 }
 
-fn do_step(
-    disk: &SimDisk,
-    slot: &mut Option<LogWriter<SimDisk>>,
+fn do_step<D: Disk>(
+    disk: &D,
+    slot: &mut Option<LogWriter<D>>,
     model: &mut Model,
     step: &Step,
 ) -> Result<(), String> {
@@ -206,8 +209,8 @@ fn do_step(
     Ok(())
 }
 
-fn write_snapshot(
-    disk: &SimDisk,
+fn write_snapshot<D: Disk>(
+    disk: &D,
     index: u64,
     term: u64,
 ) -> Result<dq_raft::SnapshotMeta, SnapshotError> {
@@ -373,7 +376,7 @@ fn a_power_cut_at_any_operation_loses_nothing_that_was_durable() {
 
 #[test]
 fn other_runs_survive_power_cuts_as_well() {
-    for seed in 2..30 {
+    for seed in 2..20 {
         sweep(60, seed, 7);
     }
 }
@@ -426,6 +429,33 @@ fn a_power_cut_while_opening_is_no_worse() {
         }
     }
     assert!(opened > 100);
+}
+
+#[test]
+fn the_real_disk_and_the_simulated_one_end_with_the_same_files() {
+    let steps = script(60, 3);
+    let simulated = SimDisk::new();
+    let directory = tempfile::tempdir().unwrap();
+    let real = FsDisk::new(directory.path()).unwrap();
+    let (model, failed) = run(&real, &steps);
+    assert!(failed.is_none());
+    assert_eq!(run(&simulated, &steps).0, model);
+    let names = |disk: &FsDisk| -> Vec<String> {
+        disk.list()
+            .unwrap()
+            .into_iter()
+            .map(|file| file.name)
+            .collect()
+    };
+    let files = |disk: &FsDisk| -> BTreeMap<String, Vec<u8>> {
+        let read = |name: String| (name.clone(), disk.read(&name, 1 << 20).unwrap());
+        names(disk).into_iter().map(read).collect()
+    };
+    assert_eq!(files(&real), simulated.files());
+    let (found, _) = open(&real).unwrap();
+    check_against(&found, &model, None).unwrap();
+    open(&simulated).unwrap();
+    assert_eq!(files(&real), simulated.files(), "after opening, too");
 }
 
 struct Random(u64);

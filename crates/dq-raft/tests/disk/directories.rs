@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use bytes::Bytes;
+use dq_raft::disk::Disk;
 use dq_raft::log::recover::{RecoverError, RecoverOptions, recover};
 use dq_raft::log::writer::{LogWriter, WriterOptions};
 use dq_raft::sim_disk::SimDisk;
@@ -49,7 +50,7 @@ pub(crate) fn options() -> RecoverOptions {
     }
 }
 
-pub(crate) fn open(disk: &SimDisk) -> Result<(Recovered, LogWriter<SimDisk>), RecoverError> {
+pub(crate) fn open<D: Disk>(disk: &D) -> Result<(Recovered, LogWriter<D>), RecoverError> {
     recover(disk.clone(), &options())
 }
 
