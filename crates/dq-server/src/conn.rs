@@ -160,9 +160,9 @@ pub enum Frame {
     Bad,
 }
 
-impl Conn {
+impl Default for Conn {
     /// A connection that has just been accepted.
-    pub fn new() -> Conn {
+    fn default() -> Conn {
         Conn {
             buffer: BytesMut::new(),
             stage: Stage::Handshake,
@@ -174,7 +174,9 @@ impl Conn {
             request: None,
         }
     }
+}
 
+impl Conn {
     /// Takes the protocol word off the buffer, once it is there. False for one that is not ours.
     pub fn handshake(&mut self) -> bool {
         let Some(word) = self.buffer.first_chunk::<8>() else {

@@ -150,11 +150,11 @@ impl Work {
 
     /// Gives the work up: a statement in mid-stream is reset.
     pub fn cancel(self, handle: &mut Handle) {
-        if let Work::Exec(call) | Work::Query(call) = self {
-            if let Some(prepared) = lookup(&mut handle.statements, call.id) {
-                prepared.stmt.reset();
-                prepared.stmt.clear_bindings();
-            }
+        if let Work::Exec(call) | Work::Query(call) = self
+            && let Some(prepared) = lookup(&mut handle.statements, call.id)
+        {
+            prepared.stmt.reset();
+            prepared.stmt.clear_bindings();
         }
     }
 }
@@ -588,10 +588,8 @@ impl Run {
         // A RETURNING clause makes all changes in the first step, and finalizing the statement then
         // commits them: only a savepoint around it can take them back.
         let guarded = !prepared.stmt.readonly() && prepared.stmt.column_count() > 0;
-        if guarded {
-            if let Err(error) = run_plain(db, b"SAVEPOINT \"dq guard\"") {
-                return Stepped::Stop(Outcome::sqlite(error));
-            }
+        if guarded && let Err(error) = run_plain(db, b"SAVEPOINT \"dq guard\"") {
+            return Stepped::Stop(Outcome::sqlite(error));
         }
         let mut stepped = self.step(db, prepared);
         if matches!(stepped, Stepped::Row) {

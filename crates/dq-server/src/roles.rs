@@ -128,10 +128,10 @@ pub fn next_change(members: &[MemberView], me: u64, targets: &RoleTargets) -> Op
         }
     }
     let standbys = online(Role::Standby).count();
-    if standbys < targets.standbys {
-        if let Some(member) = best(online(Role::Spare), members, Role::Standby) {
-            return change(member, Role::Standby, "too few standbys");
-        }
+    if standbys < targets.standbys
+        && let Some(member) = best(online(Role::Spare), members, Role::Standby)
+    {
+        return change(member, Role::Standby, "too few standbys");
     }
     for member in silent(Role::Standby) {
         let long = member.silent_ms.is_some_and(|ms| ms >= targets.grace_ms);
@@ -139,10 +139,10 @@ pub fn next_change(members: &[MemberView], me: u64, targets: &RoleTargets) -> Op
             return change(member, Role::Spare, "it does not answer");
         }
     }
-    if standbys > targets.standbys {
-        if let Some(member) = worst(online(Role::Standby), members, Role::Standby) {
-            return change(member, Role::Spare, "too many standbys");
-        }
+    if standbys > targets.standbys
+        && let Some(member) = worst(online(Role::Standby), members, Role::Standby)
+    {
+        return change(member, Role::Spare, "too many standbys");
     }
     None
 }

@@ -63,10 +63,10 @@ impl Mailbox {
 
     /// Leaves mail. After the loop has ended there is nobody to read it, which is no error.
     pub fn send(&self, mail: Mail) {
-        if self.sender.send(mail).is_ok() {
-            if let Err(error) = self.waker.wake() {
-                log::error!("cannot wake the event loop: {error}");
-            }
+        if self.sender.send(mail).is_ok()
+            && let Err(error) = self.waker.wake()
+        {
+            log::error!("cannot wake the event loop: {error}");
         }
     }
 }

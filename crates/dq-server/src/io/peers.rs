@@ -204,10 +204,11 @@ impl Peers {
     pub fn flush(&mut self, now: u64) -> Vec<u64> {
         let mut lost = Vec::new();
         for (&id, peer) in &mut self.peers {
-            if let State::Connected { socket, .. } = &mut peer.state {
-                if !socket.is_flushed() && socket.flush().is_err() {
-                    lost.push(id);
-                }
+            if let State::Connected { socket, .. } = &mut peer.state
+                && !socket.is_flushed()
+                && socket.flush().is_err()
+            {
+                lost.push(id);
             }
         }
         for &id in &lost {

@@ -101,10 +101,12 @@ impl Machine {
 
     fn take_free_slot(&mut self, id: ConnId) {
         let room = self.has_room();
-        if let Some(database) = self.database_of(id) {
-            if database.slot.is_none() && database.waiters.is_empty() && room {
-                database.slot = Some(id);
-            }
+        if let Some(database) = self.database_of(id)
+            && database.slot.is_none()
+            && database.waiters.is_empty()
+            && room
+        {
+            database.slot = Some(id);
         }
     }
 
@@ -311,11 +313,11 @@ impl Machine {
         let Phase::Held { version, .. } = request.phase else {
             return;
         };
-        if let Some(database) = self.databases.get_mut(&session.database) {
-            if version > database.committed.number() {
-                database.awaiting.insert((version, id));
-                return;
-            }
+        if let Some(database) = self.databases.get_mut(&session.database)
+            && version > database.committed.number()
+        {
+            database.awaiting.insert((version, id));
+            return;
         }
         if let Some(ticket) = &request.ticket {
             if self.driver.proof(ticket) != Proof::Proven {
@@ -349,11 +351,11 @@ impl Machine {
         if self.proving.is_empty() || self.driver.transferring() {
             return;
         }
-        let missing = self.proving.iter().filter_map(|id| {
+        let mut missing = self.proving.iter().filter_map(|id| {
             let ticket = self.conns.get(id)?.request.as_ref()?.ticket.as_ref()?;
             Some(self.driver.proof(ticket))
         });
-        let fresh = missing.fold(false, |fresh, proof| fresh || proof == Proof::FreshEntry);
+        let fresh = missing.any(|proof| proof == Proof::FreshEntry);
         if fresh {
             let barrier = Payload::from(Bytes::from_static(&BARRIER_PAYLOAD));
             let barrier = vec![(EntryKind::Barrier, barrier)];
@@ -551,10 +553,9 @@ impl Machine {
                 }),
                 Some(handle),
             ) = (&mut conn.request, handle)
+                && let Some(work) = work.take()
             {
-                if let Some(work) = work.take() {
-                    work.cancel(handle);
-                }
+                work.cancel(handle);
             }
             if !conn.gone {
                 self.refuse_with(id, why, out);

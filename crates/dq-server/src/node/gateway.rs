@@ -343,10 +343,10 @@ impl Machine {
             Some(Some(session)) if db == 0 => session,
             _ => return self.refuse(id, 12, "no database opened", out),
         };
-        if let (Some(stmt), Some(handle)) = (stmt, &session.handle) {
-            if !handle.has_statement(stmt) {
-                return self.refuse(id, 12, "no statement with the given id", out);
-            }
+        if let (Some(stmt), Some(handle)) = (stmt, &session.handle)
+            && !handle.has_statement(stmt)
+        {
+            return self.refuse(id, 12, "no statement with the given id", out);
         }
         let mut request = Request::new(Task::Sql(Some(work)));
         request.ticket = self.driver.read_ticket(self.now);

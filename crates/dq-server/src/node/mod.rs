@@ -288,7 +288,7 @@ impl Machine {
         }
         match input {
             Input::Accepted(conn) => {
-                self.conns.insert(conn, Conn::new());
+                self.conns.insert(conn, Conn::default());
             }
             Input::Bytes(conn, bytes) => self.received(conn, bytes, out),
             Input::Eof(conn) => self.half_closed(conn, out),

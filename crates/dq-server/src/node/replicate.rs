@@ -189,10 +189,10 @@ impl Machine {
                     database.opens = database.opens.saturating_sub(1);
                 }
             }
-            if let Some(request) = &conn.request {
-                if !matches!(request.task, Task::Membership(_)) {
-                    answers.push((id, Machine::verdict(request, proposed)));
-                }
+            if let Some(request) = &conn.request
+                && !matches!(request.task, Task::Membership(_))
+            {
+                answers.push((id, Machine::verdict(request, proposed)));
             }
         }
         for database in self.databases.values_mut() {
