@@ -31,6 +31,7 @@ pub(crate) struct Membership {
     /// Ascending by index. More than one only while catching up: a leader appends a CHANGE when the
     /// one before it is committed.
     uncommitted: Vec<(u64, Configuration)>,
+    version: u64,
 }
 
 impl Membership {
@@ -40,7 +41,13 @@ impl Membership {
             committed,
             committed_index,
             uncommitted: Vec::new(),
+            version: 0,
         }
+    }
+
+    /// Changes whenever what is in effect may have changed.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
     }
 
     /// The configuration in effect, and the index of the entry that brought it.
@@ -64,6 +71,7 @@ impl Membership {
     /// A CHANGE was appended.
     pub(crate) fn append(&mut self, index: u64, configuration: Configuration) {
         debug_assert!(self.effective().1 < index, "CHANGE entries come in order");
+        self.version += 1;
         self.uncommitted.push((index, configuration));
     }
 
@@ -71,7 +79,9 @@ impl Membership {
     pub(crate) fn rollback(&mut self, from: u64) -> bool {
         let before = self.uncommitted.len();
         self.uncommitted.retain(|(index, _)| *index < from);
-        self.uncommitted.len() != before
+        let changed = self.uncommitted.len() != before;
+        self.version += u64::from(changed);
+        changed
     }
 
     /// The CHANGE at `index` is committed.

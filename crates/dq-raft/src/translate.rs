@@ -61,6 +61,26 @@ pub(crate) struct SnapshotSend {
     pub(crate) deadline: u64,
 }
 
+/// What raft-rs holds of a peer, as far as it matters here.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Follower {
+    state: ProgressState,
+    matched: u64,
+    next_index: u64,
+    pending_snapshot: u64,
+}
+
+impl From<&Progress> for Follower {
+    fn from(progress: &Progress) -> Follower {
+        Follower {
+            state: progress.state,
+            matched: progress.matched,
+            next_index: progress.next_idx,
+            pending_snapshot: progress.pending_snapshot,
+        }
+    }
+}
+
 /// What the translator looks at.
 pub(crate) struct View<'a> {
     pub(crate) id: u64,
@@ -118,11 +138,11 @@ pub(crate) fn append_out(
 pub(crate) fn heartbeat_out(
     view: &View<'_>,
     peer: &mut PeerState,
-    progress: &Progress,
+    follower: Follower,
 ) -> Option<AppendEntries> {
     let first_of_term = view.first_of_term?;
-    let replicated = progress.next_idx.saturating_sub(1);
-    let prev = if progress.state == ProgressState::Replicate && replicated >= first_of_term {
+    let replicated = follower.next_index.saturating_sub(1);
+    let prev = if follower.state == ProgressState::Replicate && replicated >= first_of_term {
         EntryId {
             index: replicated,
             term: view.cache.term_at(replicated)?,
@@ -242,7 +262,7 @@ pub(crate) fn append_in(from: u64, to: u64, append: &AppendEntries) -> eraftpb::
 pub(crate) fn result_in(
     view: &View<'_>,
     peer: &mut PeerState,
-    progress: &Progress,
+    follower: Follower,
     from: u64,
     result: &AppendEntriesResult,
 ) -> Vec<Step> {
@@ -252,14 +272,14 @@ pub(crate) fn result_in(
     if result.rejected == 0 {
         // An index beyond our log would stay in `matched` and commit falsely once the log grows.
         response.index = result.last_index.min(view.last.index);
-        let unverified = progress.matched < first_of_term && response.index >= first_of_term;
+        let unverified = follower.matched < first_of_term && response.index >= first_of_term;
         if unverified && !peer.sent_append {
             steps.push(Step::Alive);
         } else {
             steps.push(Step::Message(Box::new(response)));
         }
-    } else if progress.state == ProgressState::Snapshot {
-        let pending = progress.pending_snapshot;
+    } else if follower.state == ProgressState::Snapshot {
+        let pending = follower.pending_snapshot;
         let failed = result.rejected == pending
             && pending != view.last.index
             && peer.snapshot.is_some_and(|snapshot| snapshot.sent);
@@ -268,9 +288,9 @@ pub(crate) fn result_in(
         } else {
             Step::Alive
         });
-    } else if result.rejected <= progress.matched
+    } else if result.rejected <= follower.matched
         || (peer.positions.contains(&result.rejected)
-            && result.rejected != progress.next_idx.saturating_sub(1))
+            && result.rejected != follower.next_index.saturating_sub(1))
     {
         // Overtaken, or about a position that was to show life only. raft-rs 0.7.0 would let
         // `next_idx` fall to `matched` and below while it probes.
@@ -279,7 +299,7 @@ pub(crate) fn result_in(
         response.reject = true;
         response.index = result.rejected;
         // A busy C follower reports 0.
-        response.reject_hint = result.last_index.min(view.last.index).max(progress.matched);
+        response.reject_hint = result.last_index.min(view.last.index).max(follower.matched);
         steps.push(Step::Message(Box::new(response)));
     }
     if std::mem::take(&mut peer.heartbeat_owed) {

@@ -204,6 +204,8 @@ pub struct Driver {
     options: Options,
     raw: RawNode<LogCache>,
     membership: Membership,
+    /// What raft-rs's tracker was last made of: the version of the membership, and who is promoted.
+    tracked: Option<(u64, Option<u64>)>,
     effects: Vec<Effect>,
     failed: bool,
     disk_full: bool,
@@ -283,6 +285,7 @@ impl Driver {
             options,
             raw,
             membership,
+            tracked: None,
             effects: Vec::new(),
             failed: false,
             disk_full: false,

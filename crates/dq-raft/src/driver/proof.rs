@@ -240,8 +240,8 @@ impl Driver {
         for id in peers {
             let mut peer = self.peers.remove(&id).unwrap_or_default();
             let progress = self.raw.raft.prs().get(id);
-            let append =
-                progress.and_then(|pr| translate::heartbeat_out(&self.view(), &mut peer, pr));
+            let append = progress
+                .and_then(|pr| translate::heartbeat_out(&self.view(), &mut peer, pr.into()));
             self.peers.insert(id, peer);
             if let Some(mut append) = append {
                 append.stamp = self.stamp(id);

@@ -147,6 +147,7 @@ impl Driver {
                 .take()
                 .expect("raft-rs restores only the snapshot that was just received");
             self.membership = Membership::new(meta.configuration.clone(), meta.configuration_index);
+            self.tracked = None;
             self.raw.mut_store().restore(meta.clone());
             pending.touches = Some(0);
             pending.truncates = Some(0);
@@ -211,6 +212,10 @@ impl Driver {
 
     /// Makes raft-rs's tracker hold what the configuration in effect says.
     fn sync_tracker(&mut self) {
+        let wanted = (self.membership.version(), self.promoting());
+        if self.tracked == Some(wanted) {
+            return;
+        }
         let target = TrackerTarget::new(
             self.membership.effective().0,
             self.options.id,
@@ -223,9 +228,7 @@ impl Driver {
         };
         now.voters.sort_unstable();
         now.learners.sort_unstable();
-        if now == target {
-            return;
-        }
+        self.tracked = Some(wanted);
         for change in now.changes_to(&target) {
             let id = change.node_id;
             if let Err(error) = self.call(|raw| raw.apply_conf_change(&change)) {
@@ -252,7 +255,7 @@ impl Driver {
                         .raft
                         .prs()
                         .get(to)
-                        .and_then(|pr| translate::heartbeat_out(&self.view(), &mut peer, pr))
+                        .and_then(|pr| translate::heartbeat_out(&self.view(), &mut peer, pr.into()))
                         .map(|append| self.stamped(to, append))
                 }
                 MessageType::MsgSnapshot => {

@@ -17,7 +17,7 @@ use crate::message::{
     AppendEntries, AppendEntriesResult, Echo, Message, NUMBER_MAX, PeerId, RequestVote,
     RequestVoteResult,
 };
-use crate::translate::{self, Step};
+use crate::translate::{self, Follower, Step};
 use crate::types::SnapshotMeta;
 
 /// How many addresses of peers outside the configuration are remembered, for answers to them.
@@ -166,12 +166,12 @@ impl Driver {
         if result.term < term || self.epoch.is_none() {
             return;
         }
-        let Some(progress) = self.raw.raft.prs().get(from).cloned() else {
+        let Some(follower) = self.raw.raft.prs().get(from).map(Follower::from) else {
             return;
         };
         self.note_echo(from, &result);
         let mut peer = self.peers.remove(&from).unwrap_or_default();
-        let steps = translate::result_in(&self.view(), &mut peer, &progress, from, &result);
+        let steps = translate::result_in(&self.view(), &mut peer, follower, from, &result);
         self.peers.insert(from, peer);
         for step in steps {
             match step {

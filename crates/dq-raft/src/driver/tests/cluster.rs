@@ -7,13 +7,7 @@ use crate::driver::{ChangeError, Effect, Epoch, ReadMode};
 
 /// Heals everything and requires that all nodes apply a new entry, and with it all before it.
 fn must_recover(network: &mut Network) {
-    network.world.loss_percent = 0;
-    network.cut.clear();
-    for id in network.ids() {
-        if !network.is_up(id) {
-            network.start(id);
-        }
-    }
+    network.heal();
     for _ in 0..20 {
         network.run(1000);
         let Some(last) = network.propose(u64::MAX) else {
@@ -166,4 +160,69 @@ fn a_transfer_makes_the_target_leader_and_reports_success() {
     assert_eq!(again, Err(ChangeError::NotLeader));
     assert!(network.run_until(100, |n| n.leader() == Some(to)));
     assert_eq!(network.done, [Effect::TransferDone { result: Ok(()) }]);
+}
+
+/// Drivers and C nodes together, with every fault but changes of the membership and snapshots.
+fn mixed_foul_weather(voters: u64, c_nodes: &[u64], seed: u64) -> Counts {
+    let world = World {
+        loss_percent: 2,
+        delay_ms: 20,
+        disk_ms: 15,
+        skew: 20,
+        ..World::KIND
+    };
+    let mut network = Network::mixed(voters, c_nodes, seed, world);
+    for number in 0..120 {
+        let at = 1 + network.random.below(voters);
+        match network.random.below(12) {
+            0 if network.is_up(at) => network.crash(at),
+            1 | 2 if !network.is_up(at) => network.start(at),
+            3 => {
+                network.cut.insert(at);
+            }
+            4 | 5 => network.cut.clear(),
+            6 if network.is_up(at) => network.break_connections(at),
+            7 => {
+                if let Some(leader) = network.leader() {
+                    let to = network.random.below(voters + 1);
+                    let _ = network.with(leader, |driver, now| driver.transfer(now, to));
+                }
+            }
+            _ => {}
+        }
+        for _ in 0..network.random.below(4) {
+            network.propose(number);
+        }
+        for _ in 0..network.random.below(5) {
+            let pause = network.random.below(50);
+            network.run(pause);
+            network.read();
+        }
+    }
+    network.heal();
+    for _ in 0..30 {
+        network.run(1000);
+        let Some(last) = network.propose(u64::MAX) else {
+            continue;
+        };
+        if network.run_until(1500, |n| (1..=voters).all(|id| n.applied(id) >= last)) {
+            return network.counts;
+        }
+    }
+    panic!("a healed cluster makes progress");
+}
+
+#[test]
+fn drivers_and_c_nodes_keep_together_what_was_acknowledged() {
+    let mut counts = Counts::default();
+    for seed in 0..30 {
+        counts += mixed_foul_weather(3, &[2], seed);
+        counts += mixed_foul_weather(3, &[1, 3], seed);
+        counts += mixed_foul_weather(5, &[2, 4], seed);
+    }
+    let seen = counts.elections > 0 && counts.truncations > 0 && counts.reads > 0;
+    assert!(
+        seen && counts.fresh_entries > 0,
+        "the weather was foul enough: {counts:?}"
+    );
 }

@@ -3,6 +3,7 @@
 use dq_wire::{EntryKind, Role};
 
 use super::bench::*;
+use super::c_node::CNode;
 use super::network::*;
 use crate::driver::{Driver, Effect, Epoch, Options, ProposeError, RaftRole};
 use crate::log::cache::Trailing;
@@ -308,4 +309,45 @@ fn the_cache_keeps_what_a_live_follower_needs_until_there_is_no_room() {
     };
     assert_eq!(taken(1 << 20), 11);
     assert_eq!(taken(100), 21, "never above the snapshot");
+}
+
+#[test]
+fn the_tail_of_a_c_follower_that_another_leader_left_behind_vanishes_and_counts_for_nothing() {
+    // The C node holds 3..5 of term 2, which were never committed; we hold 3 of term 1 and lead.
+    let mut durable = log(&voters(3), &[1, 2, 2, 2]);
+    durable.entries.truncate(5);
+    let mut c = CNode::new(2, &durable, 1000, 1);
+    let mut bench = Bench::of_three(&[1, 1]);
+    bench.receive(3, append(2, (3, 1), 1, &[]));
+    bench.durable();
+    bench.elect();
+    let first = bench.driver.term_start().expect("leads");
+    assert_eq!((bench.driver.term(), first), (3, 4));
+    bench.propose(1);
+    bench.propose(2);
+    bench.durable();
+    for round in 0..20 {
+        bench.pass(60);
+        for append in bench.appends_to(2) {
+            c.receive(bench.now, 1, Message::AppendEntries(append));
+        }
+        let mut effects = Vec::new();
+        c.ready(&mut effects);
+        for effect in effects {
+            match effect {
+                Effect::Persist(persist) => c.durable(persist.id),
+                Effect::Send { message, .. } => bench.receive(2, message),
+                _ => {}
+            }
+        }
+        let committed = bench.driver.commit_index();
+        let same = (1..=committed).all(|i| Some(c.entry(i)) == bench.driver.entry(i));
+        assert!(
+            same,
+            "what counts as committed is on the C node, in round {round}"
+        );
+    }
+    assert_eq!(bench.driver.commit_index(), 6);
+    assert_eq!(bench.matched(2), 6);
+    assert_eq!(c.last(), 6);
 }

@@ -1,6 +1,7 @@
 //! Tests of the driver.
 
 mod bench;
+mod c_node;
 mod change;
 mod cluster;
 mod follower;

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use dq_wire::raft_rpc::{self, Preamble};
 use dq_wire::{Configuration, EntryKind, Role, Server};
 
-use crate::driver::{Driver, Effect, Options, Proof, ReadMode, ReadOptions, ReadTicket};
+use super::c_node::CNode;
+use crate::driver::{Driver, Effect, Options, Proof, RaftRole, ReadMode, ReadOptions, ReadTicket};
 use crate::log::cache::Trailing;
 use crate::message::{Message, PeerId};
 use crate::types::{DiskOp, LogEntry, Payload, Persist, Recovered, SnapshotMeta};
@@ -148,6 +149,9 @@ impl Disk {
 
 struct Node {
     driver: Option<Driver>,
+    /// Instead of a driver.
+    c: Option<CNode>,
+    is_c: bool,
     disk: Disk,
     applied: u64,
     disk_busy: bool,
@@ -172,7 +176,11 @@ impl Node {
 
     /// When its clock will show its driver's deadline.
     fn deadline(&self) -> Option<u64> {
-        let deadline = self.driver.as_ref()?.deadline();
+        let deadline = match (&self.driver, &self.c) {
+            (Some(driver), _) => driver.deadline(),
+            (None, Some(c)) => c.deadline(),
+            (None, None) => return None,
+        };
         Some(
             deadline
                 .checked_mul(1000)
@@ -273,6 +281,8 @@ pub(crate) struct Network {
     last_arrival: BTreeMap<(u64, u64), u64>,
     lives: BTreeMap<u64, u64>,
     pub(crate) cut: BTreeSet<u64>,
+    /// These are C nodes.
+    c_nodes: BTreeSet<u64>,
     leaders: BTreeMap<u64, u64>,
     pub(crate) committed: BTreeMap<u64, LogEntry>,
     everything: BTreeMap<(u64, u64), (u64, Payload)>,
@@ -296,6 +306,7 @@ impl Network {
             last_arrival: BTreeMap::new(),
             lives: BTreeMap::new(),
             cut: BTreeSet::new(),
+            c_nodes: BTreeSet::new(),
             leaders: BTreeMap::new(),
             committed: BTreeMap::new(),
             everything: BTreeMap::new(),
@@ -308,7 +319,13 @@ impl Network {
 
     /// A started cluster of so many voters.
     pub(crate) fn of_voters(count: u64, seed: u64, world: World) -> Network {
+        Network::mixed(count, &[], seed, world)
+    }
+
+    /// A started cluster of so many voters, some of them C nodes.
+    pub(crate) fn mixed(count: u64, c_nodes: &[u64], seed: u64, world: World) -> Network {
         let mut network = Network::new(seed, world);
+        network.c_nodes.extend(c_nodes);
         for id in 1..=count {
             network.insert(id, bootstrapped(&voters(count)));
             network.start(id);
@@ -324,6 +341,8 @@ impl Network {
         let rate = 1000 - self.world.skew + self.random.below(2 * self.world.skew + 1);
         let node = Node {
             driver: None,
+            c: None,
+            is_c: self.c_nodes.contains(&id),
             disk,
             applied: 0,
             disk_busy: false,
@@ -339,6 +358,11 @@ impl Network {
         let mode = self.world.reads;
         let node = self.nodes.get_mut(&id).expect("inserted");
         let now = node.local(self.now);
+        if node.is_c {
+            node.c = Some(CNode::new(id, &node.disk.durable, now, seed));
+            node.applied = 0;
+            return;
+        }
         let options = Options {
             seed,
             ..options(id)
@@ -367,6 +391,7 @@ impl Network {
     pub(crate) fn crash(&mut self, id: u64) {
         let node = self.nodes.get_mut(&id).expect("inserted");
         node.driver = None;
+        node.c = None;
         node.reads.clear();
         node.disk.queue.clear();
         node.disk_busy = false;
@@ -374,8 +399,19 @@ impl Network {
         self.break_connections(id);
     }
 
+    /// No faults from here on, and everybody up.
+    pub(crate) fn heal(&mut self) {
+        self.world.loss_percent = 0;
+        self.cut.clear();
+        for id in self.ids() {
+            if !self.is_up(id) {
+                self.start(id);
+            }
+        }
+    }
+
     pub(crate) fn is_up(&self, id: u64) -> bool {
-        self.nodes[&id].driver.is_some()
+        self.nodes[&id].driver.is_some() || self.nodes[&id].c.is_some()
     }
 
     pub(crate) fn ids(&self) -> Vec<u64> {
@@ -410,8 +446,18 @@ impl Network {
         self.nodes.keys().filter(leads).max_by_key(term).copied()
     }
 
+    /// Proposes at the node that leads in the highest term. Returns the entry's index.
     pub(crate) fn propose(&mut self, number: u64) -> Option<u64> {
-        let leader = self.leader()?;
+        let ours = self.leader().map(|id| (self.driver(id).term(), id));
+        let leads = |c: &CNode| c.role == RaftRole::Leader;
+        let c =
+            |(id, node): (&u64, &Node)| node.c.as_ref().filter(|c| leads(c)).map(|c| (c.term, *id));
+        let (_, leader) = self.nodes.iter().filter_map(c).chain(ours).max()?;
+        if let Some(c) = self.nodes.get_mut(&leader).and_then(|node| node.c.as_mut()) {
+            let index = c.propose(number);
+            self.carry_out(leader);
+            return index;
+        }
         let entries = vec![(EntryKind::Command, command(number))];
         self.with(leader, |driver, now| driver.propose(now, entries))
             .ok()
@@ -422,7 +468,7 @@ impl Network {
         for other in ids.into_iter().filter(|other| *other != id) {
             *self.connections.entry((id, other)).or_default() += 1;
             *self.connections.entry((other, id)).or_default() += 1;
-            if self.is_up(other) {
+            if self.nodes[&other].driver.is_some() {
                 self.with(other, |driver, _| driver.unreachable(id));
             }
         }
@@ -451,9 +497,7 @@ impl Network {
                     .iter()
                     .find(|(_, node)| due(node))
                     .map(|(id, _)| *id);
-                self.with(id.expect("some timer is due"), |driver, now| {
-                    driver.tick(now)
-                });
+                self.tick(id.expect("some timer is due"));
             }
         }
         true
@@ -474,9 +518,7 @@ impl Network {
                 let current = self.connections.get(&(from, to)).copied().unwrap_or(0);
                 let cut = self.cut.contains(&from) || self.cut.contains(&to);
                 if connection == current && !cut && self.is_up(to) {
-                    let result =
-                        self.with(to, |driver, now| driver.receive(now, &peer(from), message));
-                    assert_eq!(result, Ok(()), "drivers say nothing malformed");
+                    self.receive(to, from, message);
                 }
             }
             Event::Disk { id, life } => {
@@ -487,20 +529,56 @@ impl Network {
                 node.disk_busy = false;
                 if let Some(persist) = node.disk.complete_one() {
                     self.check_durable(id);
-                    self.with(id, |driver, _| driver.durable(persist));
+                    self.durable(id, persist);
                 }
             }
         }
     }
 
+    fn tick(&mut self, id: u64) {
+        let node = self.nodes.get_mut(&id).expect("inserted");
+        let now = node.local(self.now);
+        match &mut node.c {
+            Some(c) => c.tick(now),
+            None => node.driver.as_mut().expect("is up").tick(now),
+        }
+        self.carry_out(id);
+    }
+
+    fn receive(&mut self, id: u64, from: u64, message: Message) {
+        let node = self.nodes.get_mut(&id).expect("inserted");
+        let now = node.local(self.now);
+        match &mut node.c {
+            Some(c) => c.receive(now, from, message),
+            None => {
+                let driver = node.driver.as_mut().expect("is up");
+                let result = driver.receive(now, &peer(from), message);
+                assert_eq!(result, Ok(()), "drivers say nothing malformed");
+            }
+        }
+        self.carry_out(id);
+    }
+
+    fn durable(&mut self, id: u64, persist: u64) {
+        let node = self.nodes.get_mut(&id).expect("inserted");
+        match &mut node.c {
+            Some(c) => c.durable(persist),
+            None => node.driver.as_mut().expect("is up").durable(persist),
+        }
+        self.carry_out(id);
+    }
+
     fn carry_out(&mut self, id: u64) {
         let mut effects = Vec::new();
-        if let Some(driver) = self
-            .nodes
-            .get_mut(&id)
-            .and_then(|node| node.driver.as_mut())
-        {
-            driver.ready(&mut effects);
+        let node = self.nodes.get_mut(&id).expect("inserted");
+        match (&mut node.driver, &mut node.c) {
+            (Some(driver), _) => driver.ready(&mut effects),
+            (None, Some(c)) => {
+                c.ready(&mut effects);
+                // C dqlite writes term and vote while it waits.
+                (node.disk.durable.term, node.disk.durable.vote) = (c.term, c.vote);
+            }
+            (None, None) => {}
         }
         for effect in effects {
             match effect {
@@ -705,7 +783,12 @@ impl Network {
             .or_insert_with(|| entry.clone());
         assert_eq!(*known, entry, "committed entries never change");
         let epoch = node.driver.as_ref().and_then(Driver::epoch);
-        if epoch.is_some_and(|epoch| epoch.term == entry.term) {
+        let c = node
+            .c
+            .as_ref()
+            .filter(|c| c.role == RaftRole::Leader)
+            .map(|c| c.term);
+        if epoch.map(|epoch| epoch.term).or(c) == Some(entry.term) {
             self.known = self.known.max(entry.index);
         }
         let index = node.applied;
