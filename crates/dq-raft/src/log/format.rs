@@ -119,6 +119,16 @@ pub(crate) fn decode_segment(content: &Bytes, first_index: u64) -> Result<Decode
     })
 }
 
+/// Where the valid batches at the beginning of a segment end, in bytes.
+///
+/// # Errors
+/// Its first word is missing or another format's.
+pub(crate) fn valid_size(content: &[u8]) -> Result<usize, DecodeError> {
+    let mut batches = Batches::new(content)?;
+    while let Some(Ok(_)) = batches.next() {}
+    Ok(batches.offset())
+}
+
 /// Gives the entries consecutive indexes.
 pub(crate) fn number(entries: &mut [LogEntry], first_index: u64) {
     for (entry, index) in entries.iter_mut().zip(first_index..) {

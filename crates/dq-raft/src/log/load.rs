@@ -265,39 +265,38 @@ fn read_open_segment<D: Disk>(disk: &D, counter: u64) -> Result<OpenContent, Rec
         detail,
         suspect: Suspect::OpenFrom(counter),
     };
-    let content = Bytes::from(read_segment_file(disk, &name)?);
+    let mut content = read_segment_file(disk, &name)?;
     let Some(last_byte) = last_nonzero(&content) else {
         return Ok(OpenContent::Nothing);
     };
-    let decoded = match format::decode_segment(&content, 0) {
-        Ok(decoded) => decoded,
-        Err(_) => match content.first_chunk().map(|word| u64::from_le_bytes(*word)) {
+    let Ok(end) = format::valid_size(&content) else {
+        return match content.first_chunk().map(|word| u64::from_le_bytes(*word)) {
             // A torn first write can lack its first sector, and the first batch's header with it.
             Some(0) if format::begins_with_valid_batch(&content) => {
-                return Err(damaged(format!("{name}: the format version is missing")));
+                Err(damaged(format!("{name}: the format version is missing")))
             }
-            Some(0) | None => return Ok(OpenContent::Torn),
-            Some(other) => {
-                return Err(damaged(format!(
-                    "{name}: unexpected format version {other}"
-                )));
-            }
-        },
+            Some(0) | None => Ok(OpenContent::Torn),
+            Some(other) => Err(damaged(format!(
+                "{name}: unexpected format version {other}"
+            ))),
+        };
     };
-    if format::valid_batch_follows(&content, decoded.end) {
+    if format::valid_batch_follows(&content, end) {
         return Err(damaged(format!(
-            "{name}: the batch at byte {} is damaged, and a valid one follows",
-            decoded.end
+            "{name}: the batch at byte {end} is damaged, and a valid one follows"
         )));
     }
-    if decoded.entries.is_empty() {
-        return Ok(OpenContent::Torn);
+    // Entries are parts of the buffer: they must not hold on to megabytes of zeros.
+    content.truncate(end);
+    content.shrink_to_fit();
+    match format::decode_segment(&Bytes::from(content), 0) {
+        Ok(decoded) if !decoded.entries.is_empty() => Ok(OpenContent::Entries {
+            entries: decoded.entries,
+            end: end as u64,
+            discarded: (last_byte + 1).saturating_sub(end) as u64,
+        }),
+        _ => Ok(OpenContent::Torn),
     }
-    Ok(OpenContent::Entries {
-        entries: decoded.entries,
-        end: decoded.end as u64,
-        discarded: (last_byte + 1).saturating_sub(decoded.end) as u64,
-    })
 }
 
 /// Position of the last byte that is not zero; fast, since most of an open segment is.
