@@ -63,6 +63,17 @@ impl Membership {
         (&self.committed, self.committed_index)
     }
 
+    /// The configuration before the one in effect, while that is not known to be committed. This
+    /// one is, even if its commit has not been heard of: a leader appends no CHANGE before the last
+    /// one is committed.
+    pub(crate) fn previous(&self) -> Option<&Configuration> {
+        match &self.uncommitted[..] {
+            [] => None,
+            [_] => Some(&self.committed),
+            [.., (_, previous), _] => Some(previous),
+        }
+    }
+
     /// True while a CHANGE is in the log and not known to be committed.
     pub(crate) fn is_changing(&self) -> bool {
         !self.uncommitted.is_empty()

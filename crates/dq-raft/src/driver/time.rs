@@ -200,10 +200,9 @@ impl Driver {
     /// remaining voters would then need its vote, and it would not give it to their shorter logs.
     /// Its own vote does not count, and once elected it steps down as soon as the change commits.
     fn is_electable(&self) -> bool {
-        let voted = self.membership.committed().0.server(self.options.id);
-        self.raw.raft.promotable()
-            || (self.membership.is_changing()
-                && voted.is_some_and(|server| server.role == Role::Voter))
+        let before = self.membership.previous();
+        let voted = before.and_then(|configuration| configuration.server(self.options.id));
+        self.raw.raft.promotable() || voted.is_some_and(|server| server.role == Role::Voter)
     }
 
     fn campaign(&mut self) {

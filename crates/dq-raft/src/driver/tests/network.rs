@@ -324,11 +324,21 @@ impl Network {
 
     /// A started cluster of so many voters, some of them C nodes.
     pub(crate) fn mixed(count: u64, c_nodes: &[u64], seed: u64, world: World) -> Network {
+        Network::of(&voters(count), c_nodes, seed, world)
+    }
+
+    /// A started cluster, some of whose nodes are C nodes.
+    pub(crate) fn of(
+        configuration: &Configuration,
+        c_nodes: &[u64],
+        seed: u64,
+        world: World,
+    ) -> Network {
         let mut network = Network::new(seed, world);
         network.c_nodes.extend(c_nodes);
-        for id in 1..=count {
-            network.insert(id, bootstrapped(&voters(count)));
-            network.start(id);
+        for server in &configuration.servers {
+            network.insert(server.id, bootstrapped(configuration));
+            network.start(server.id);
         }
         network
     }
