@@ -30,6 +30,15 @@ pub const BUSY: Refusal = Refusal {
     message: "database is locked",
 };
 
+/// There is no space for the log: reads go on, writes are taken again when there is. SQLITE_FULL.
+pub const FULL: Refusal = Refusal {
+    code: 13,
+    message: "database or disk is full",
+};
+
+/// The same as a result code of SQLite, with which a commit is refused.
+pub const FULL_SQLITE: i32 = 13;
+
 /// The node cannot tell what happened.
 pub const EXEC_FAILED: Refusal = Refusal {
     code: 10,

@@ -109,7 +109,7 @@ impl Node {
             latency_ms: None,
             sql_threads: NonZeroUsize::new(2).expect("2 is not 0"),
             connections_max: 65_536,
-            auto_recovery: true,
+            auto_recovery: false,
             compress: true,
             read_mode: ReadMode::Quorum,
             bootstrap: true,
@@ -234,8 +234,9 @@ impl NodeBuilder {
         self
     }
 
-    /// Whether a damaged tail of the log is set aside at start rather than refused; it is unless
-    /// set.
+    /// Whether a damaged end of the log is set aside, under names that begin with `corrupt-`, and the
+    /// node starts without it, as C dqlite does; refused unless set. **It loses entries**, perhaps
+    /// acknowledged ones.
     pub fn auto_recovery(mut self, on: bool) -> NodeBuilder {
         self.auto_recovery = on;
         self

@@ -51,6 +51,10 @@ struct Run {
     /// Whether the leader keeps three voters and up to three standbys, or leaves roles to clients.
     #[arg(long, value_enum, default_value_t = Roles::On)]
     roles: Roles,
+    /// Set a damaged end of the log aside and start without it. It loses entries, perhaps
+    /// acknowledged ones: for a member of a cluster whose others are sound.
+    #[arg(long)]
+    auto_recovery: bool,
     /// How reads are proven to be fresh.
     #[arg(long, value_enum, default_value_t = Reads::Quorum)]
     reads: Reads,
@@ -109,6 +113,7 @@ fn serve(run: &Run) -> Result<(), Box<dyn std::error::Error>> {
         .map_err(|error| format!("data directory {}: {error}", run.dir.display()))?;
     let mut builder = Node::builder(run.id, &run.address, &run.dir)
         .busy_timeout(Duration::from_millis(run.busy_timeout_ms))
+        .auto_recovery(run.auto_recovery)
         .read_mode(run.reads.into())
         .bootstrap(run.join.is_empty());
     if let Some(latency) = run.network_latency_ms {

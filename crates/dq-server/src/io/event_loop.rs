@@ -239,6 +239,7 @@ impl EventLoop {
                 self.log_writer.completed(id);
                 self.give(Input::Durable(id));
             }
+            Mail::DiskFull(full) => self.give(Input::DiskFull(full)),
             Mail::DiskFailed(why) => self.stopped = Some(Err(why)),
             Mail::Finished(conn, finished) => self.give(Input::Finished(conn, finished)),
             Mail::SnapshotWritten(meta, written) => {
@@ -418,6 +419,7 @@ impl EventLoop {
         }
         if event.is_readable() || event.is_read_closed() {
             socket.drained = false;
+            socket.ending |= event.is_read_closed();
             if !socket.paused {
                 self.read(id);
             }
@@ -439,8 +441,10 @@ impl EventLoop {
                     return;
                 }
                 Ok(count) => {
-                    let full = count == self.scratch.len();
-                    socket.drained = !full;
+                    // A read that does not fill the buffer has taken all there was, unless the end
+                    // of the stream came with it: the poll tells of that only once.
+                    let more = count == self.scratch.len() || socket.ending;
+                    socket.drained = !more;
                     self.machine.step(
                         now_ms(),
                         Input::Bytes(id, &self.scratch[..count]),
@@ -450,7 +454,7 @@ impl EventLoop {
                     let Some(socket) = self.sockets.get(&id) else {
                         return;
                     };
-                    if full && !socket.paused && !socket.closing {
+                    if more && !socket.paused && !socket.closing {
                         self.to_read.insert(id);
                     }
                     return;

@@ -4,11 +4,15 @@
 //! the group commit, and the reason why the event loop never waits for a disk.
 
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, unbounded};
 use dq_raft::{DiskError, FsDisk, LogWriter, Persist, Prepared, SnapshotMeta};
 
 use super::mailbox::{Mail, Mailbox};
+
+/// Time between two looks for space on a full disk.
+const SPACE_RETRY: Duration = Duration::from_secs(1);
 
 /// Work taken in one go, so that memory and the time to the first report stay bounded.
 const BATCHES: usize = 1024;
@@ -112,22 +116,33 @@ fn write_all(
 ) -> Result<(), DiskError> {
     let mut batch = Vec::new();
     let mut stopping = false;
+    let mut full = false;
     while !stopping {
         let mut next = match queue.try_recv() {
             Ok(work) => work,
             Err(TryRecvError::Disconnected) => return Ok(()),
             Err(TryRecvError::Empty) => {
-                // Nothing to do: a good time to set space aside for what is to come.
-                match writer.prepare()? {
-                    Prepared::Ready => {}
-                    Prepared::Unfinished => continue,
-                    Prepared::NoSpace => {
-                        log::warn!("no space to prepare the log's next segment");
-                    }
+                // Nothing to do: a good time to set space aside for what is to come. Without it
+                // the node stops taking writes while what is set aside still suffices for those
+                // that it has taken, and asks again until there is some.
+                let prepared = writer.prepare()?;
+                if prepared == Prepared::Unfinished {
+                    continue;
                 }
-                match queue.recv() {
+                let no_space = prepared == Prepared::NoSpace;
+                if no_space != full {
+                    full = no_space;
+                    log::warn!(
+                        "the disk {}",
+                        if full { "is full" } else { "has space again" }
+                    );
+                    mailbox.send(Mail::DiskFull(full));
+                }
+                let wait = if full { SPACE_RETRY } else { Duration::MAX };
+                match queue.recv_timeout(wait) {
                     Ok(work) => work,
-                    Err(_) => return Ok(()),
+                    Err(RecvTimeoutError::Timeout) => continue,
+                    Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 }
             }
         };

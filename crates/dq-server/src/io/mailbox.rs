@@ -19,6 +19,8 @@ pub enum Mail {
     Durable(u64),
     /// The disk failed; the node ends.
     DiskFailed(String),
+    /// The disk has no space for more of the log, or has it again.
+    DiskFull(bool),
     /// A worker has run a job.
     Finished(ConnId, Box<Finished>),
     /// A snapshot was written, or not.

@@ -25,6 +25,8 @@ pub struct Socket {
     pub paused: bool,
     /// The last read left nothing behind: wait for the next event.
     pub drained: bool,
+    /// The other side has said that it sends no more, so there is an end to be read.
+    pub ending: bool,
 }
 
 impl Socket {
@@ -38,6 +40,7 @@ impl Socket {
             closing: false,
             paused: false,
             drained: true,
+            ending: false,
         }
     }
 

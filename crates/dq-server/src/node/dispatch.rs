@@ -21,7 +21,9 @@ use dq_wire::response::Response;
 
 use super::{Machine, Output};
 use crate::conn::{ConnId, Phase, Request, Session, Task};
-use crate::error::{BUSY, EXEC_FAILED, LEADERSHIP_LOST, NOT_LEADER, NOT_LEADER_SQLITE, Refusal};
+use crate::error::{
+    BUSY, EXEC_FAILED, FULL, FULL_SQLITE, LEADERSHIP_LOST, NOT_LEADER, NOT_LEADER_SQLITE, Refusal,
+};
 use crate::exec::{Finished, Handle, Job, Outcome};
 use crate::registry::{Database, Waiter};
 
@@ -111,7 +113,7 @@ impl Machine {
     }
 
     fn has_room(&self) -> bool {
-        self.speculative_bytes <= self.settings.speculative_bytes_max
+        self.speculative_bytes <= self.settings.speculative_bytes_max && !self.disk_full
     }
 
     fn database_of(&mut self, id: ConnId) -> Option<&mut Database> {
@@ -147,6 +149,11 @@ impl Machine {
         } else {
             &database.head
         };
+        let refuse = match (self.driver.transferring(), self.disk_full) {
+            (true, _) => Some(NOT_LEADER_SQLITE),
+            (false, true) => Some(FULL_SQLITE),
+            (false, false) => None,
+        };
         request.phase = Phase::Running;
         let job = Job {
             handle,
@@ -154,7 +161,7 @@ impl Machine {
             read_pin: read_pin.clone(),
             head: database.head.clone(),
             slot,
-            refuse: self.driver.transferring().then_some(NOT_LEADER_SQLITE),
+            refuse,
             inline,
         };
         out.push_back(Output::Execute(id, Box::new(job)));
@@ -434,6 +441,12 @@ impl Machine {
         if database.slot == Some(id) {
             return self.execute(id, inline, out);
         }
+        if self.disk_full {
+            return self.finish_refused(id, &FULL, out);
+        }
+        let Some(database) = self.database_of(id) else {
+            return;
+        };
         if stale {
             // Its snapshot is not the newest: SQLite refuses the write whoever holds the slot.
             return self.execute_refused(id, out);

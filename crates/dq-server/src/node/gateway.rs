@@ -172,6 +172,17 @@ impl Machine {
             }
         };
         let leading = self.epoch.is_some();
+        let is_membership = matches!(
+            request,
+            WireRequest::Add { .. }
+                | WireRequest::Assign { .. }
+                | WireRequest::Promote { .. }
+                | WireRequest::Remove { .. }
+                | WireRequest::Transfer { .. }
+        );
+        if is_membership && !leading {
+            return self.refuse_with(id, &NOT_LEADER, out);
+        }
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };

@@ -64,6 +64,8 @@ pub enum Input<'a> {
     Deadline,
     /// Everything that was to be persisted, up to this id, is durable.
     Durable(u64),
+    /// The disk has no space for more of the log, or has it again.
+    DiskFull(bool),
     /// A job has run.
     Finished(ConnId, Box<Finished>),
     /// A snapshot is on disk, or could not be written.
@@ -206,6 +208,8 @@ pub struct Machine {
     roles: RoleManager,
     /// Somebody waits for this node to lead no more.
     handing_over: bool,
+    /// No write begins; what has been taken still fits.
+    disk_full: bool,
     failed: bool,
     effects: Vec<Effect>,
     now: u64,
@@ -261,6 +265,7 @@ impl Machine {
             weight: 0,
             roles,
             handing_over: false,
+            disk_full: false,
             failed: false,
             effects: Vec::new(),
             now: 0,
@@ -305,6 +310,10 @@ impl Machine {
             Input::Durable(id) => {
                 self.driver.durable(id);
                 self.drive(out);
+            }
+            Input::DiskFull(full) => {
+                self.disk_full = full;
+                self.driver.set_disk_full(full);
             }
             Input::Finished(conn, finished) => self.finished(conn, *finished, out),
             Input::SnapshotWritten(meta, written) => self.snapshot_written(*meta, written, out),

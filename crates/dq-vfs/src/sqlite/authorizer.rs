@@ -33,11 +33,13 @@ pub(super) unsafe extern "C" fn authorize(
     _trigger: *const c_char,
 ) -> c_int {
     // SAFETY: the caller's promise.
-    let first = (!first.is_null()).then(|| unsafe { CStr::from_ptr(first) }.to_bytes());
+    let first = unsafe { name_of(first) };
     let allowed = match action {
         // SAFETY: `Shared` outlives the connection.
         sqlite::SQLITE_ATTACH => may_attach(unsafe { &*shared.cast::<Shared>() }, first),
         sqlite::SQLITE_PRAGMA => may_run_pragma(first.unwrap_or_default(), !second.is_null()),
+        // SAFETY: as for `first`.
+        sqlite::SQLITE_FUNCTION => may_call(unsafe { name_of(second) }),
         _ => true,
     };
     if allowed {
@@ -45,6 +47,19 @@ pub(super) unsafe extern "C" fn authorize(
     } else {
         sqlite::SQLITE_DENY
     }
+}
+
+/// # Safety
+/// `name` is null or a string that outlives the use of what is returned.
+unsafe fn name_of<'a>(name: *const c_char) -> Option<&'a [u8]> {
+    // SAFETY: the caller's promise.
+    (!name.is_null()).then(|| unsafe { CStr::from_ptr(name) }.to_bytes())
+}
+
+/// `fts3_tokenizer` takes the address of a table of functions, and calls them: with it, any client
+/// could make the server jump to where it likes. C dqlite does not refuse it.
+fn may_call(function: Option<&[u8]>) -> bool {
+    !function.is_some_and(|name| name.eq_ignore_ascii_case(b"fts3_tokenizer"))
 }
 
 /// Only private temporary databases may be attached, which have no name. A name that is computed
@@ -65,6 +80,13 @@ fn may_run_pragma(name: &[u8], has_argument: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_function_that_takes_addresses_is_refused() {
+        assert!(!may_call(Some(b"FTS3_tokenizer")));
+        assert!(may_call(Some(b"abs")));
+        assert!(may_call(None));
+    }
 
     #[test]
     fn refused_pragmas_are_refused_in_any_case_and_form() {
