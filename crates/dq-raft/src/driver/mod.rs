@@ -163,7 +163,8 @@ pub enum Effect {
     Restore(SnapshotMeta),
     /// A snapshot that arrived is not wanted: its temporary files can go.
     Discard(SnapshotMeta),
-    /// A follower needs a snapshot that is newer than the newest one: take one.
+    /// A follower needs a snapshot that is newer than the newest one: take one. Said again as long
+    /// as there is none.
     SnapshotWanted,
     /// This node leads from here on.
     EpochBegan(Epoch),
@@ -199,7 +200,7 @@ struct Pending {
     held: Vec<(u64, Message)>,
 }
 
-/// See the [module documentation](self).
+/// The machine. Feed it inputs, take the [`Effect`]s after each, carry them out in order.
 pub struct Driver {
     options: Options,
     raw: RawNode<LogCache>,
