@@ -69,6 +69,51 @@
 //! Connections and their bytes, threads, timers, the content of the databases, and the decision when
 //! to take a snapshot: those are the server's. Joint consensus, which dqlite's protocol cannot
 //! express. The formats themselves, which `dq-wire` knows.
+//!
+//! # Example
+//!
+//! A node of one voter, on a disk that is instant:
+//!
+//! ```
+//! use bytes::Bytes;
+//! use dq_raft::{Driver, Effect, EntryKind, LogEntry, Options, Payload, Recovered};
+//! use dq_wire::{Configuration, Role, Server};
+//!
+//! let server = Server { id: 1, address: "10.0.0.1:9000".to_owned(), role: Role::Voter };
+//! let mut configuration = Vec::new();
+//! Configuration { servers: vec![server] }.encode(&mut configuration);
+//! let bootstrap = LogEntry {
+//!     index: 1,
+//!     term: 1,
+//!     kind: EntryKind::Change,
+//!     payload: Payload::from(Bytes::from(configuration)),
+//! };
+//! let recovered = Recovered { term: 1, entries: vec![bootstrap], ..Recovered::default() };
+//! let options = Options {
+//!     id: 1,
+//!     election_timeout_ms: 3000,
+//!     heartbeat_ms: 500,
+//!     seed: 1,
+//!     log_bytes_max: 1 << 26,
+//! };
+//!
+//! let mut driver = Driver::new(options, recovered)?;
+//! driver.start(0);
+//! let command = Payload::from(Bytes::from_static(b"8 bytes!"));
+//! let index = driver.propose(0, vec![(EntryKind::Command, command)])?;
+//! let (mut applied, mut effects) = (0, Vec::new());
+//! driver.ready(&mut effects);
+//! while !effects.is_empty() {
+//!     match effects.remove(0) {
+//!         Effect::Persist(persist) => driver.durable(persist.id),
+//!         Effect::Apply(entry) => applied = entry.index,
+//!         _ => {}
+//!     }
+//!     driver.ready(&mut effects);
+//! }
+//! assert_eq!(applied, index);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 #![forbid(unsafe_code)]
 

@@ -31,7 +31,11 @@ fn must_recover(network: &mut Network) {
 fn foul_weather(servers: &[(u64, Role)], seed: u64, reads: ReadMode) -> Counts {
     let voters = servers.len() as u64;
     // Every third disk is slower than the network: then a crash finds much that is not durable.
-    let (delay_ms, disk_ms) = if seed.is_multiple_of(3) { (4, 120) } else { (20, 15) };
+    let (delay_ms, disk_ms) = if seed.is_multiple_of(3) {
+        (4, 120)
+    } else {
+        (20, 15)
+    };
     let world = World {
         loss_percent: 2,
         delay_ms,
