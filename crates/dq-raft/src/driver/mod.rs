@@ -386,6 +386,19 @@ impl Driver {
         Ok(last)
     }
 
+    /// Gives up leadership, if there is any: for a leader that has executed what it cannot propose,
+    /// because then the end of the epoch is the only thing that voids it.
+    pub fn step_down(&mut self, now_ms: u64) {
+        if self.failed {
+            return;
+        }
+        self.advance_to(now_ms);
+        if let Some(epoch) = self.epoch {
+            self.call(|raw| raw.raft.become_follower(epoch.term, 0));
+            self.drain();
+        }
+    }
+
     /// Takes the effects so far, appending them to `effects`.
     pub fn ready(&mut self, effects: &mut Vec<Effect>) {
         effects.append(&mut self.effects);

@@ -63,8 +63,10 @@ impl Machine {
                     "node {}: raft refused a proposal: {outcome:?}",
                     self.settings.id
                 );
+                // Raft may still lead (a change that takes this node's vote away is under way,
+                // say): without its own end of the epoch no new one would ever begin here.
+                self.driver.step_down(self.now);
                 self.drive(out);
-                self.end_epoch(out);
             }
         }
     }

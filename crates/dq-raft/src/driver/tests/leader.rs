@@ -351,3 +351,16 @@ fn the_tail_of_a_c_follower_that_another_leader_left_behind_vanishes_and_counts_
     assert_eq!(bench.matched(2), 6);
     assert_eq!(c.last(), 6);
 }
+
+#[test]
+fn a_leader_that_steps_down_ends_its_epoch_and_may_lead_again() {
+    let mut bench = Bench::new(log(&voters(1), &[1]));
+    bench.durable();
+    let epoch = bench.driver.epoch().expect("leads");
+    bench.driver.step_down(bench.now);
+    bench.take();
+    assert_eq!(bench.others.last(), Some(&Effect::EpochEnded(epoch)));
+    bench.pass(20);
+    assert_eq!(bench.driver.term(), epoch.term + 1);
+    assert_eq!(bench.driver.role(), RaftRole::Leader);
+}
