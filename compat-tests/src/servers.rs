@@ -122,6 +122,8 @@ pub struct Options {
     pub latency_ms: Option<u32>,
     /// Write queue timeout.
     pub busy_timeout_ms: Option<u32>,
+    /// More arguments for our program; with none, roles are left to clients, as C leaves them.
+    pub arguments: Vec<String>,
 }
 
 impl Default for Options {
@@ -132,6 +134,7 @@ impl Default for Options {
             parent_dir: None,
             latency_ms: None,
             busy_timeout_ms: None,
+            arguments: ["--roles", "off"].map(str::to_owned).to_vec(),
         }
     }
 }
@@ -144,6 +147,7 @@ pub struct Server {
     address: String,
     latency_ms: Option<u32>,
     busy_timeout_ms: Option<u32>,
+    arguments: Vec<String>,
     dir: TempDir,
     child: Option<Child>,
 }
@@ -168,6 +172,7 @@ impl Server {
             },
             latency_ms: options.latency_ms,
             busy_timeout_ms: options.busy_timeout_ms,
+            arguments: options.arguments,
             dir,
             child: None,
         };
@@ -228,6 +233,9 @@ impl Server {
         }
         if let Some(busy_timeout_ms) = self.busy_timeout_ms {
             command.args([busy_timeout, &busy_timeout_ms.to_string()]);
+        }
+        if self.kind == Kind::Ours {
+            command.args(&self.arguments);
         }
         command
             .stdin(Stdio::null())

@@ -58,11 +58,15 @@ fn a_full_disk_refuses_writes_serves_reads_and_recovers_by_itself() {
     let Some(small) = Small::mount("64m") else {
         return skip("a file system cannot be mounted here");
     };
-    let options = Options { parent_dir: Some(small.0.clone()), ..Options::default() };
+    let options = Options {
+        parent_dir: Some(small.0.clone()),
+        ..Options::default()
+    };
     let server = Server::start(Kind::Ours, options).expect("the server starts");
     server.wait_leader(server.address()).expect("it leads");
     let pool = pool(&server);
-    pool.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, body BLOB)", ()).expect("created");
+    pool.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, body BLOB)", ())
+        .expect("created");
     let ballast = small.0.join("ballast");
     fill(&ballast);
 
@@ -78,14 +82,19 @@ fn a_full_disk_refuses_writes_serves_reads_and_recovers_by_itself() {
     assert_eq!(refusal.sqlite_code(), Some(13), "{refusal}");
     assert!(refusal.message().contains("full"), "{refusal}");
     let count = |pool: &Pool| -> i64 {
-        pool.query("SELECT count(*) FROM t", (), |row| row.get(0)).expect("reads go on")[0]
+        pool.query("SELECT count(*) FROM t", (), |row| row.get(0))
+            .expect("reads go on")[0]
     };
     assert_eq!(count(&pool), written);
 
     std::fs::remove_file(&ballast).expect("it can be removed");
     while let Err(error) = pool.execute("INSERT INTO t (body) VALUES ('after')", ()) {
         assert_eq!(error.sqlite_code(), Some(13), "{error}\n{}", server.log());
-        assert!(Instant::now() < deadline, "it does not recover: {}", server.log());
+        assert!(
+            Instant::now() < deadline,
+            "it does not recover: {}",
+            server.log()
+        );
         std::thread::sleep(Duration::from_millis(50));
     }
     assert_eq!(count(&pool), written + 1);
