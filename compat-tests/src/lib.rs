@@ -11,5 +11,6 @@
 #![forbid(unsafe_code)]
 
 pub mod conformance;
+pub mod differential;
 pub mod load;
 pub mod servers;

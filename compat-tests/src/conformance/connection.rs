@@ -32,6 +32,9 @@ pub struct Connection {
     corked: Option<Vec<u8>>,
     bytewise: bool,
     last_sent: Instant,
+    /// Where the socket is read to.
+    chunk: Vec<u8>,
+    /// What was read and is not taken yet.
     read_buffer: Vec<u8>,
 }
 
@@ -49,6 +52,7 @@ impl Connection {
             corked: None,
             bytewise: false,
             last_sent: Instant::now(),
+            chunk: vec![0; 64 << 10],
             read_buffer: Vec::new(),
         };
         if let Some(word) = word {
@@ -138,14 +142,9 @@ impl Connection {
                 return Ok(Received::Timeout(std::mem::take(&mut self.read_buffer)));
             }
             self.stream.set_read_timeout(Some(left))?;
-            let start = self.read_buffer.len();
-            self.read_buffer.resize(start + (64 << 10), 0);
-            let read = self.stream.read(&mut self.read_buffer[start..]);
-            self.read_buffer
-                .truncate(start + *read.as_ref().unwrap_or(&0));
-            match read {
+            match self.stream.read(&mut self.chunk) {
                 Ok(0) => return Ok(self.ended()),
-                Ok(_) => {}
+                Ok(size) => self.read_buffer.extend_from_slice(&self.chunk[..size]),
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock
                     | io::ErrorKind::TimedOut

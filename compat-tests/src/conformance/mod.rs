@@ -73,7 +73,7 @@ pub use connection::{Connection, Received};
 pub use frame::{Frame, mask_blob_padding, show_frame};
 pub use message::{Message, Params, Request, Value};
 pub use parse::{ParseError, parse};
-pub use print::print_step;
+pub use print::{print_message, print_step};
 pub use run::{CASE_DEADLINE, Outcome, Runner, Verdict};
 pub use script::{Action, Case, Expected, Needs, Reply, Step, Target};
 pub use text::{Names, Text};

@@ -24,7 +24,8 @@ pub fn print_step(step: &Step) -> Option<String> {
     Some(format!("{}: {text}", step.connection))
 }
 
-fn print_message(message: &Message) -> String {
+/// A request in the words of the case language.
+pub fn print_message(message: &Message) -> String {
     let mut out = String::new();
     if let Some(schema) = message.schema {
         out.push_str(&format!("schema={schema} "));
