@@ -114,21 +114,7 @@ fn leaders_die(kinds: &[Kind], rounds: usize) {
     );
     // C dqlite 1.11.1 dumps what it has checkpointed, and a WAL: not comparable byte by byte.
     servers.retain(|server| server.kind() == Kind::Ours);
-    let deadline = Instant::now() + PATIENCE;
-    let cluster = cluster(&servers);
-    loop {
-        let dumps: Vec<_> = servers
-            .iter()
-            // A node that has just been started may not have come to the database yet.
-            .map(|server| cluster.dump_from(server.address(), "cluster").ok())
-            .map(|files| files.map(|files| files[0].data.clone()))
-            .collect();
-        if dumps[0].is_some() && dumps.iter().all(|dump| *dump == dumps[0]) {
-            break;
-        }
-        assert!(Instant::now() < deadline, "the nodes do not agree");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    wait_equal(&servers);
 }
 
 #[test]
@@ -219,4 +205,85 @@ fn nodes_that_join_get_roles_and_a_dead_voter_is_replaced() {
     let pool = pool(&servers);
     pool.execute("CREATE TABLE t (token INTEGER PRIMARY KEY)", ())
         .expect("somebody else leads");
+}
+
+#[test]
+fn members_that_lag_too_far_get_a_snapshot() {
+    if !Kind::Ours.available_or_skip() {
+        return;
+    }
+    let options = |id| Options {
+        id,
+        latency_ms: Some(20),
+        arguments: [
+            "--roles",
+            "off",
+            "--snapshot-threshold",
+            "20",
+            "--snapshot-trailing",
+            "20",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+        ..Options::default()
+    };
+    let mut servers: Vec<Server> = (1..=3)
+        .map(|id| Server::start(Kind::Ours, options(id)).expect("the server starts"))
+        .collect();
+    servers[0]
+        .wait_leader(servers[0].address())
+        .expect("it leads");
+    let pool = pool(&servers);
+    pool.execute("CREATE TABLE t (token INTEGER PRIMARY KEY, body BLOB)", ())
+        .expect("created");
+    let fill = |from: i64| {
+        for token in from..from + 120 {
+            pool.execute("INSERT INTO t VALUES (?, randomblob(3000))", (token,))
+                .expect("written");
+        }
+    };
+    // The log no longer reaches back to where these two are.
+    fill(0);
+    let cluster = cluster(&servers);
+    for server in &servers[1..] {
+        cluster
+            .add(server.id(), server.address(), Role::Voter)
+            .expect("it becomes a voter");
+    }
+    // Nor to where this one was when it died.
+    servers[2].kill().expect("it can be killed");
+    fill(1000);
+    servers[2].start_again().expect("it starts after a crash");
+    wait_equal(&servers);
+    // What they have been given is on their disks too.
+    for server in &mut servers {
+        server.kill().expect("it can be killed");
+    }
+    for server in &mut servers {
+        server.start_again().expect("it starts after a crash");
+    }
+    wait_equal(&servers);
+    let count: Vec<i64> = pool
+        .query("SELECT count(*) FROM t", (), |row| row.get(0))
+        .expect("it can be read");
+    assert_eq!(count, [240]);
+}
+
+/// Waits until all these nodes have the same pages.
+fn wait_equal(servers: &[Server]) {
+    let deadline = Instant::now() + PATIENCE;
+    let cluster = cluster(servers);
+    loop {
+        let dumps: Vec<_> = servers
+            .iter()
+            // A node that has just been started may not have come to the database yet.
+            .map(|server| cluster.dump_from(server.address(), "cluster").ok())
+            .map(|files| files.map(|files| files[0].data.clone()))
+            .collect();
+        if dumps[0].is_some() && dumps.iter().all(|dump| *dump == dumps[0]) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "the nodes do not agree");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }

@@ -51,6 +51,12 @@ struct Run {
     /// Whether the leader keeps three voters and up to three standbys, or leaves roles to clients.
     #[arg(long, value_enum, default_value_t = Roles::On)]
     roles: Roles,
+    /// Log entries after which a snapshot is due.
+    #[arg(long, default_value_t = 1024)]
+    snapshot_threshold: u64,
+    /// Log entries kept behind a snapshot, for members that lag; at least the threshold, and 4.
+    #[arg(long, default_value_t = 8192)]
+    snapshot_trailing: u64,
     /// Set a damaged end of the log aside and start without it. It loses entries, perhaps
     /// acknowledged ones: for a member of a cluster whose others are sound.
     #[arg(long)]
@@ -113,6 +119,7 @@ fn serve(run: &Run) -> Result<(), Box<dyn std::error::Error>> {
         .map_err(|error| format!("data directory {}: {error}", run.dir.display()))?;
     let mut builder = Node::builder(run.id, &run.address, &run.dir)
         .busy_timeout(Duration::from_millis(run.busy_timeout_ms))
+        .snapshots(run.snapshot_threshold, run.snapshot_trailing)
         .auto_recovery(run.auto_recovery)
         .read_mode(run.reads.into())
         .bootstrap(run.join.is_empty());
