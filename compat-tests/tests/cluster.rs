@@ -1,6 +1,7 @@
 //! Clusters of real processes: members come and go, leaders die, nothing acknowledged is lost.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use compat_tests::servers::{Kind, Options, Server};
@@ -286,4 +287,110 @@ fn wait_equal(servers: &[Server]) {
         assert!(Instant::now() < deadline, "the nodes do not agree");
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Runs writers beside `act`, and then checks that nothing that they were told is missing.
+fn under_writers(servers: &mut Vec<Server>, act: impl FnOnce(&mut Vec<Server>)) {
+    const WRITERS: i64 = 4;
+    let stop = AtomicBool::new(false);
+    let setup = pool(servers);
+    setup
+        .execute("CREATE TABLE t (token INTEGER PRIMARY KEY)", ())
+        .expect("created");
+    let acked = std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                let (pool, stop) = (pool(servers), &stop);
+                scope.spawn(move || {
+                    let mut acked = BTreeSet::new();
+                    let mut token = writer;
+                    while !stop.load(Ordering::Relaxed) {
+                        token += WRITERS;
+                        write(&pool, token, &mut acked);
+                    }
+                    acked
+                })
+            })
+            .collect();
+        act(servers);
+        stop.store(true, Ordering::Relaxed);
+        let mut acked = BTreeSet::new();
+        for writer in writers {
+            acked.append(&mut writer.join().expect("no writer panicked"));
+        }
+        acked
+    });
+    assert!(!acked.is_empty());
+    let lost: Vec<_> = acked.difference(&tokens(&pool(servers))).copied().collect();
+    assert!(lost.is_empty(), "lost {lost:?}");
+}
+
+#[test]
+fn a_cluster_grows_to_seven_and_shrinks_to_one_under_writers() {
+    if !Kind::Ours.available_or_skip() {
+        return;
+    }
+    let mut servers = start(&[Kind::Ours]);
+    for id in 2..=7 {
+        let options = Options {
+            id,
+            latency_ms: Some(20),
+            ..Options::default()
+        };
+        servers.push(Server::start(Kind::Ours, options).expect("the server starts"));
+    }
+    under_writers(&mut servers, |servers| {
+        let cluster = cluster(servers);
+        for server in &servers[1..] {
+            cluster
+                .add(server.id(), server.address(), Role::Voter)
+                .expect("it becomes a voter");
+        }
+        // The first ones go, so that leaders are among them.
+        for server in &servers[..6] {
+            let deadline = Instant::now() + PATIENCE;
+            while let Err(error) = cluster.remove(server.id()) {
+                let gone = cluster
+                    .members()
+                    .is_ok_and(|m| m.iter().all(|m| m.id != server.id()));
+                if gone {
+                    break;
+                }
+                assert!(
+                    Instant::now() < deadline,
+                    "cannot remove {}: {error}",
+                    server.id()
+                );
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+    });
+    let members = cluster(&servers).members().expect("they can be listed");
+    assert_eq!(
+        members.iter().map(|member| member.id).collect::<Vec<_>>(),
+        [7]
+    );
+}
+
+#[test]
+fn leaders_and_followers_that_stop_for_a_while_cost_nothing_that_was_acknowledged() {
+    if !Kind::Ours.available_or_skip() {
+        return;
+    }
+    let mut servers = start(&[Kind::Ours; 3]);
+    under_writers(&mut servers, |servers| {
+        for round in 0..4 {
+            let leader = leader_of(servers);
+            let victim = if round % 2 == 0 {
+                leader
+            } else {
+                (leader + 1) % 3
+            };
+            servers[victim].pause().expect("it can be paused");
+            // Well beyond the election timeout of 300 ms.
+            std::thread::sleep(Duration::from_millis(1500));
+            servers[victim].resume().expect("it goes on");
+        }
+    });
+    wait_equal(&servers);
 }

@@ -49,6 +49,8 @@ pub struct Leader {
 pub(crate) struct Connector {
     pub(crate) config: Config,
     pub(crate) store: Box<dyn NodeStore>,
+    /// The members that the store named first.
+    seeds: Mutex<Vec<Member>>,
     last_leader: Mutex<Option<String>>,
     search: Mutex<()>,
 }
@@ -58,6 +60,7 @@ impl Connector {
         Connector {
             config,
             store,
+            seeds: Mutex::new(Vec::new()),
             last_leader: Mutex::new(None),
             search: Mutex::new(()),
         }
@@ -114,7 +117,24 @@ impl Connector {
         {
             return Ok(conn);
         }
-        let members = self.store.get()?;
+        let mut members = self.store.get()?;
+        // Where the search began is never forgotten: all members that the store knows may have left
+        // the cluster since it was refreshed last.
+        let mut seeds = lock(&self.seeds);
+        if seeds.is_empty() {
+            seeds.clone_from(&members);
+        }
+        let known: Vec<String> = members
+            .iter()
+            .map(|member| member.address.clone())
+            .collect();
+        members.extend(
+            seeds
+                .iter()
+                .filter(|seed| !known.contains(&seed.address))
+                .cloned(),
+        );
+        drop(seeds);
         let deadline = deadline.min(Instant::now() + self.config.attempt_timeout);
         search(&self.config, members, deadline)
     }
