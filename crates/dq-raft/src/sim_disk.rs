@@ -107,6 +107,17 @@ impl SimDisk {
         self.state().faults.insert(number, fault);
     }
 
+    /// Takes back all faults that have not happened.
+    pub fn clear_faults(&self) {
+        self.state().faults.clear();
+    }
+
+    /// Whether the power is on: it is not between [`Fault::PowerCut`] and
+    /// [`SimDisk::power_cut`].
+    pub fn has_power(&self) -> bool {
+        !self.state().power_is_off
+    }
+
     /// Operations carried out or failed so far.
     pub fn operations(&self) -> u64 {
         self.state().operations

@@ -3,7 +3,8 @@
 use std::io::{self, Read};
 
 use bytes::Bytes;
-use dq_raft::{Compression, FsDisk, Payload, SnapshotError, SnapshotMeta, SnapshotWriter};
+use dq_raft::disk::Disk;
+use dq_raft::{Compression, Payload, SnapshotError, SnapshotMeta, SnapshotWriter};
 use dq_vfs::{PAGE_SIZE, Page, PageNo, Version};
 use dq_wire::DecodeError;
 use dq_wire::command::Command;
@@ -61,8 +62,8 @@ pub type Images = Vec<(Bytes, Vec<Page>)>;
 ///
 /// # Errors
 /// The disk's.
-pub fn write_snapshot(
-    disk: &FsDisk,
+pub fn write_snapshot<D: Disk>(
+    disk: &D,
     meta: SnapshotMeta,
     databases: &[(Bytes, Version)],
     compression: Compression,

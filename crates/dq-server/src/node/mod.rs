@@ -380,6 +380,17 @@ impl Machine {
         }
     }
 
+    /// Raft, to look at: what a simulator's checks compare between nodes.
+    pub fn driver(&self) -> &Driver {
+        &self.driver
+    }
+
+    /// The databases by name, each in its committed version.
+    pub fn databases(&self) -> impl Iterator<Item = (&Bytes, &Version)> {
+        let databases = self.databases.iter();
+        databases.map(|(name, database)| (name, &database.committed))
+    }
+
     fn next_version(&mut self) -> u64 {
         self.versions += 1;
         self.versions

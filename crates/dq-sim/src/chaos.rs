@@ -1,0 +1,165 @@
+//! Faults: what breaks, when, and for how long.
+
+use std::collections::BTreeSet;
+
+use dq_raft::sim_disk::{Fault as DiskFault, Loss};
+
+use crate::client::Phase;
+use crate::net::{LinkId, Site};
+use crate::plan::{Fault, MS, SECOND};
+use crate::world::{Death, Event, Relief, World};
+
+const EIO: i32 = 5;
+
+impl World {
+    /// The next fault, and the one after it.
+    pub(crate) fn fault(&mut self) {
+        if self.shared.borrow().phase != Phase::Chaos {
+            return;
+        }
+        let next = self.rng.below(2 * self.plan.fault_interval) + MS;
+        self.after(next, Event::Fault);
+        let fault = self.plan.faults[self.rng.below(self.plan.faults.len() as u64) as usize];
+        let node = self.rng.below(self.nodes.len() as u64) as usize;
+        if self.inject(fault, node) {
+            *self.faults.entry(fault).or_default() += 1;
+            self.trace(|| format!("fault {fault:?} at n{}", node + 1));
+        }
+    }
+
+    /// A fault's length.
+    fn a_while(&mut self) -> u64 {
+        self.rng.between(1, 4 * self.plan.election_ms) * MS
+    }
+
+    fn inject(&mut self, fault: Fault, node: usize) -> bool {
+        let runs = self.nodes[node].process.is_some();
+        let leader = self.nodes.iter().position(|slot| {
+            slot.process
+                .as_ref()
+                .is_some_and(|process| process.machine.driver().epoch().is_some())
+        });
+        match fault {
+            Fault::Kill if runs => self.die(node, Death::Kill),
+            Fault::KillBetweenOutputs if runs => {
+                self.nodes[node].dies_in = Some(self.rng.below(60));
+            }
+            Fault::PowerCut if runs => self.die(node, Death::Power),
+            Fault::PowerCut => self.nodes[node].disk.power_cut(Loss::Random(self.seed)),
+            Fault::PowerCutInWrite if runs => {
+                let at = self.nodes[node].disk.operations() + self.rng.below(12);
+                self.nodes[node].disk.fail(at, DiskFault::PowerCut);
+            }
+            Fault::PowerCutAll => {
+                for node in 0..self.nodes.len() {
+                    if self.nodes[node].process.is_some() {
+                        self.die(node, Death::Power);
+                    }
+                }
+            }
+            Fault::DiskError if runs => {
+                let at = self.nodes[node].disk.operations() + self.rng.below(12);
+                self.nodes[node].disk.fail(at, DiskFault::Error(EIO));
+            }
+            Fault::DiskFull => {
+                self.nodes[node].disk.set_space(Some(0));
+                let later = self.a_while();
+                self.after(later, Event::Relief(Relief::Space(node)));
+            }
+            Fault::SlowDisk => self.nodes[node].slow_until = self.now + self.a_while(),
+            Fault::Partition => {
+                let sides: Vec<bool> = (0..self.sites()).map(|_| self.rng.chance(500)).collect();
+                self.cut(|from, to| sides[from] != sides[to]);
+            }
+            Fault::OneWay if self.nodes.len() > 1 => {
+                let other = self.rng.below(self.nodes.len() as u64) as usize;
+                self.cut(|from, to| (from, to) == (node, other));
+            }
+            Fault::Isolate if self.nodes.len() > 1 => {
+                let count = self.nodes.len();
+                let node = leader.filter(|_| node % 2 == 0).unwrap_or(node);
+                self.cut(|from, to| from.max(to) < count && (from == node || to == node));
+            }
+            Fault::Reset => return self.reset(false),
+            Fault::HalfOpen => return self.reset(true),
+            Fault::Pause if runs => {
+                self.nodes[node].paused_until = self.now + self.a_while();
+            }
+            Fault::ClockJump => {
+                let by = self.a_while();
+                self.nodes[node].clock.jump(self.now, by);
+                self.schedule_turn(node);
+            }
+            Fault::Transfer => return self.ask_for_transfer(leader),
+            _ => return false,
+        }
+        true
+    }
+
+    fn cut(&mut self, is_cut: impl Fn(Site, Site) -> bool) {
+        let mut ways = BTreeSet::new();
+        for from in 0..self.sites() {
+            for to in 0..self.sites() {
+                if from != to && is_cut(from, to) {
+                    ways.insert((from, to));
+                }
+            }
+        }
+        let cut = self.net.cut(ways);
+        let later = self.a_while();
+        self.after(later, Event::Relief(Relief::Mend(cut)));
+    }
+
+    fn reset(&mut self, half: bool) -> bool {
+        let ids: Vec<LinkId> = self.net.links.keys().copied().collect();
+        if ids.is_empty() {
+            return false;
+        }
+        let id = ids[self.rng.below(ids.len() as u64) as usize];
+        let first = self.rng.below(2) as usize;
+        self.broken(id, first);
+        if half {
+            // The other one learns when it tries to send, or here at last.
+            let later = self.a_while();
+            self.after(later, Event::Broken(id, 1 - first));
+        } else {
+            self.broken(id, 1 - first);
+        }
+        true
+    }
+
+    fn ask_for_transfer(&mut self, leader: Option<usize>) -> bool {
+        let Some(leader) = leader else { return false };
+        let address = self.nodes[leader].us.address.clone();
+        let target = self.rng.below(self.nodes.len() as u64 + 1);
+        self.spawn("", SECOND, |client| {
+            Box::pin(async move {
+                if client.ask_node(&address).await {
+                    // Its answer does not matter.
+                    let _ = client
+                        .call(&dq_wire::Request::Transfer { id: target })
+                        .await;
+                }
+                client.progress();
+            })
+        });
+        true
+    }
+
+    /// All faults end, and everything starts again.
+    pub(crate) fn heal(&mut self) {
+        self.net.mend_all();
+        for node in 0..self.nodes.len() {
+            let slot = &mut self.nodes[node];
+            slot.paused_until = self.now;
+            slot.slow_until = 0;
+            slot.dies_in = None;
+            slot.disk.set_space(None);
+            slot.disk.clear_faults();
+            if slot.process.is_none() {
+                self.boot_in(node, MS);
+            }
+            self.schedule_turn(node);
+        }
+    }
+}

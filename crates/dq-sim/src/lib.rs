@@ -1,0 +1,136 @@
+//! A seeded simulator of whole clusters.
+//!
+//! Real nodes (the state machine of `dq-server`, the log of `dq-raft`, SQLite on `dq-vfs`) run in one
+//! thread and in virtual time, on disks that lose what was not synced, over a network that delays,
+//! cuts and breaks, under clients that speak the wire protocol and write down what they were told.
+//!
+//! ```text
+//!   form the cluster ─▶ chaos ─▶ heal ─▶ clients end ─▶ read all, compare all
+//!                       safe?    live?                  consistent?
+//! ```
+//!
+//! A seed decides everything: the size of the cluster, the mix of faults, every delay. The same seed
+//! gives the same run, bit by bit, so that a failure can be looked at for as long as it takes.
+//!
+//! What is checked: [`checks`] after every step of a node, [`history`] at the end.
+//!
+//! What it leaves out: threads and sockets (the real shell has tests of its own), nodes of another
+//! kind, files that decay.
+
+#![forbid(unsafe_code)]
+
+mod chaos;
+mod checks;
+mod client;
+mod history;
+mod net;
+mod node;
+mod plan;
+mod registers;
+mod rng;
+mod trace;
+mod workload;
+mod world;
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use dq_vfs::{Vfs, World as SqlWorld};
+
+pub use plan::{Fault, Plan};
+pub use rng::Rng;
+pub use trace::print_log;
+
+/// What became of a seed.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// What was wrong; nothing if all was well.
+    pub failures: Vec<String>,
+    /// Virtual time, microseconds.
+    pub micros: u64,
+    /// Faults by kind.
+    pub faults: BTreeMap<Fault, u64>,
+    /// Hash of everything that happened.
+    pub hash: u64,
+    /// Databases of two nodes compared at the same index.
+    pub compared: u64,
+    /// Operations of clients that were written down.
+    pub moments: u64,
+}
+
+/// SQLite's time and randomness in the simulation: always the same.
+struct Still;
+
+impl SqlWorld for Still {
+    fn unix_millis(&self) -> i64 {
+        1_700_000_000_000
+    }
+
+    fn randomness(&self, bytes: &mut [u8]) {
+        bytes.fill(7);
+    }
+}
+
+/// The VFS of all simulated nodes: what SQLite keeps of one lasts as long as the process.
+fn vfs() -> Result<Arc<Vfs>, String> {
+    static VFS: OnceLock<Result<Arc<Vfs>, String>> = OnceLock::new();
+    VFS.get_or_init(|| Vfs::register_with(Box::new(Still)).map_err(|error| error.to_string()))
+        .clone()
+}
+
+/// Runs a seed with the plan that it makes.
+pub fn run(seed: u64, verbose: bool) -> Report {
+    let mut rng = Rng::new(seed);
+    let plan = Plan::new(&mut rng);
+    run_plan(seed, plan, rng, verbose)
+}
+
+/// Runs a seed with another plan.
+pub fn run_plan(seed: u64, plan: Plan, rng: Rng, verbose: bool) -> Report {
+    // SQLite has one generator of random numbers in a process, so there is one run at a time.
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    dq_vfs::seed_randomness(seed as u32 ^ (seed >> 32) as u32 | 1);
+    let vfs = match vfs() {
+        Ok(vfs) => vfs,
+        Err(why) => {
+            return Report {
+                seed,
+                failures: vec![why],
+                ..Report::default()
+            };
+        }
+    };
+    if verbose {
+        println!("{plan:#?}");
+    }
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        let mut world = world::World::new(seed, plan, rng, vfs, verbose);
+        world.run();
+        let moments = world.shared.borrow_mut().history.tick();
+        Report {
+            seed,
+            failures: std::mem::take(&mut world.failures),
+            micros: world.now,
+            faults: std::mem::take(&mut world.faults),
+            hash: world.hash,
+            compared: world.checks.compared,
+            moments,
+        }
+    }));
+    outcome.unwrap_or_else(|panic| {
+        let text = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no text");
+        Report {
+            seed,
+            failures: vec![format!("panic: {text}")],
+            ..Report::default()
+        }
+    })
+}

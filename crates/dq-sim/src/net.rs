@@ -1,0 +1,130 @@
+//! The network: links between nodes and from clients, each a pair of byte streams.
+//!
+//! A link delivers what is sent in order, later, or breaks: as TCP does. What is sent into a cut
+//! waits until the cut ends or the link breaks. Links do not wait for each other, so messages on
+//! different links overtake each other.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+
+/// Names a link; never used again in a run.
+pub(crate) type LinkId = u64;
+
+/// An end of a link, and what it means there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// A client.
+    Client(usize),
+    /// A connection that a node has accepted, or is about to.
+    Accepted {
+        /// The node.
+        node: usize,
+        /// Which of its lives.
+        life: u64,
+        /// The connection's id there; 0 while it has not arrived.
+        conn: u64,
+    },
+    /// A stream that a node has opened to send raft messages to a peer.
+    Outbound {
+        /// The node.
+        node: usize,
+        /// Which of its lives.
+        life: u64,
+        /// The peer's id.
+        peer: u64,
+    },
+    /// A stream that a node has opened to send a snapshot to a peer.
+    Snapshot {
+        /// The node.
+        node: usize,
+        /// Which of its lives.
+        life: u64,
+        /// The peer's id.
+        peer: u64,
+    },
+    /// Nobody is there any more.
+    Gone,
+}
+
+/// A place in the network: nodes first, then clients.
+pub(crate) type Site = usize;
+
+/// What travels on a link.
+#[derive(Debug, Clone)]
+pub(crate) enum Item {
+    /// The link is being opened.
+    Open,
+    /// Bytes.
+    Bytes(Bytes),
+    /// This side sends no more.
+    Eof,
+}
+
+/// One direction of a link.
+#[derive(Debug, Default)]
+pub(crate) struct Lane {
+    /// What is under way, and when it is there at the earliest.
+    pub(crate) items: VecDeque<(u64, Item)>,
+    /// The receiver does not read.
+    pub(crate) paused: bool,
+    /// A delivery is scheduled.
+    pub(crate) scheduled: bool,
+}
+
+/// Two lanes between two ends: lane 0 from the one who opened it, lane 1 back.
+#[derive(Debug)]
+pub(crate) struct Link {
+    /// Who opened it, and who accepted it.
+    pub(crate) ends: [End; 2],
+    /// Where they are.
+    pub(crate) sites: [Site; 2],
+    /// The lanes.
+    pub(crate) lanes: [Lane; 2],
+}
+
+/// All links, and the cuts between sites.
+#[derive(Debug, Default)]
+pub(crate) struct Net {
+    /// The links that are.
+    pub(crate) links: BTreeMap<LinkId, Link>,
+    next: LinkId,
+    cuts: BTreeMap<u64, BTreeSet<(Site, Site)>>,
+    next_cut: u64,
+}
+
+impl Net {
+    /// A new link.
+    pub(crate) fn open(&mut self, ends: [End; 2], sites: [Site; 2]) -> LinkId {
+        self.next += 1;
+        let link = Link {
+            ends,
+            sites,
+            lanes: Default::default(),
+        };
+        self.links.insert(self.next, link);
+        self.next
+    }
+
+    /// Whether bytes get from one site to another.
+    pub(crate) fn reaches(&self, from: Site, to: Site) -> bool {
+        !self.cuts.values().any(|cut| cut.contains(&(from, to)))
+    }
+
+    /// Cuts these ways; the result names the cut.
+    pub(crate) fn cut(&mut self, ways: BTreeSet<(Site, Site)>) -> u64 {
+        self.next_cut += 1;
+        self.cuts.insert(self.next_cut, ways);
+        self.next_cut
+    }
+
+    /// Ends a cut.
+    pub(crate) fn mend(&mut self, cut: u64) {
+        self.cuts.remove(&cut);
+    }
+
+    /// Ends all cuts.
+    pub(crate) fn mend_all(&mut self) {
+        self.cuts.clear();
+    }
+}

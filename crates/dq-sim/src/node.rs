@@ -1,0 +1,381 @@
+//! A simulated node: a disk that outlives it, and a process that runs the real state machine.
+//!
+//! The process is the real one's shell in small: the log writer with its queue, the outbound
+//! streams with their few waiting messages, snapshots written and received. What takes time in the
+//! real one (an fsync, a job on a worker) is an event of the world here.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use dq_raft::disk::Disk;
+use dq_raft::log::writer::WriterOptions;
+use dq_raft::sim_disk::SimDisk;
+use dq_raft::{
+    Compression, DataDir, DiskError, Driver, LogWriter, OpenError, Options, Persist, ReadMode,
+    ReadOptions, RecoverError, RecoverOptions, SnapshotError, SnapshotMeta, SnapshotReader,
+    SnapshotWriter,
+};
+use dq_server::config::Settings;
+use dq_server::exec::Finished;
+use dq_server::fsm::{self, Images};
+use dq_server::node::{Machine, Output, Start};
+use dq_vfs::{Version, Vfs};
+
+use crate::net::LinkId;
+use crate::plan::Plan;
+
+/// What a process is told, in the order in which it happens.
+#[derive(Debug)]
+pub(crate) enum Mail {
+    /// A connection was accepted.
+    Accepted(u64),
+    /// Bytes on a connection.
+    Bytes(u64, Bytes),
+    /// The other side sends no more.
+    Eof(u64),
+    /// A connection broke.
+    Closed(u64),
+    /// All that was sent has left.
+    Drained(u64),
+    /// Disk work is done.
+    Durable(u64),
+    /// Disk work has failed.
+    DiskFailed(String),
+    /// A job is back.
+    Finished(u64, Box<Finished>),
+    /// A snapshot is on disk, or not.
+    SnapshotWritten(Box<SnapshotMeta>, bool),
+    /// Data of an arriving snapshot are stored.
+    SnapshotStored(u64, usize),
+    /// A snapshot has arrived.
+    SnapshotReceived(u64, Box<Result<(SnapshotMeta, Images), String>>),
+    /// A stream to a peer is open.
+    PeerConnected(u64),
+    /// A stream to a peer broke.
+    PeerLost(u64),
+    /// A snapshot was sent, or not.
+    SnapshotSent(u64, bool),
+}
+
+/// Work for the disk, in order.
+#[derive(Debug)]
+pub(crate) enum DiskWork {
+    /// Log and term.
+    Persist(Persist),
+    /// Make a snapshot of temporary files.
+    Publish(Box<SnapshotMeta>),
+}
+
+/// The state of the stream to a peer.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum PeerState {
+    /// None; not tried again before this time.
+    Idle(u64),
+    /// One is being opened.
+    Dialling(u64),
+    /// There is one.
+    Connected(LinkId),
+}
+
+/// Another node, as a sender sees it.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    /// Where it is.
+    pub(crate) address: String,
+    /// The stream.
+    pub(crate) state: PeerState,
+    /// Messages that wait for one.
+    pub(crate) waiting: VecDeque<Bytes>,
+}
+
+/// A snapshot that arrives.
+#[derive(Debug)]
+pub(crate) struct Arriving {
+    /// What it is of.
+    pub(crate) meta: SnapshotMeta,
+    /// How large it is.
+    pub(crate) size: u64,
+    /// What has come of it.
+    pub(crate) data: BytesMut,
+}
+
+/// A running node.
+pub(crate) struct Process {
+    /// The real thing.
+    pub(crate) machine: Machine,
+    /// What it wants done.
+    pub(crate) out: VecDeque<Output>,
+    /// What it has not been told yet.
+    pub(crate) mail: VecDeque<Mail>,
+    /// Writes the log.
+    pub(crate) writer: LogWriter<SimDisk>,
+    /// Keeps the directory locked.
+    pub(crate) dir: DataDir<SimDisk>,
+    /// Disk work that waits.
+    pub(crate) disk_queue: VecDeque<DiskWork>,
+    /// Disk work under way: what is still to be done when its time is over, or what came of it.
+    pub(crate) disk_running: Option<Running>,
+    /// Accepted connections.
+    pub(crate) accepted: BTreeMap<u64, LinkId>,
+    /// Streams to peers.
+    pub(crate) peers: BTreeMap<u64, Peer>,
+    /// Snapshots that arrive.
+    pub(crate) arriving: BTreeMap<u64, Arriving>,
+    /// The next connection's id.
+    pub(crate) next_conn: u64,
+    /// Numbers dials.
+    pub(crate) attempts: u64,
+}
+
+/// Disk work under way.
+#[derive(Debug)]
+pub(crate) enum Running {
+    /// It happens when its time is over.
+    Ahead(Vec<DiskWork>),
+    /// It has happened; this is to be reported.
+    Done(Result<Vec<Mail>, DiskError>),
+}
+
+/// Why a process did not start.
+#[derive(Debug)]
+pub(crate) enum BootError {
+    /// The disk failed; later it may work.
+    Disk(String),
+    /// What is on it cannot be started from.
+    Corrupt(String),
+}
+
+/// Who a node is.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    /// Its id.
+    pub(crate) id: u64,
+    /// Its address.
+    pub(crate) address: String,
+}
+
+const COMPRESSION: Compression = Compression::Lz4;
+const PROMISE_FILE: &str = "dq-promise";
+const LOG_BYTES_MAX: u64 = 64 << 20;
+
+impl Process {
+    /// Reads the disk and makes a process of what is there, as the real shell does.
+    pub(crate) fn boot(
+        us: &Identity,
+        plan: &Plan,
+        seed: u64,
+        disk: &SimDisk,
+        vfs: &Arc<Vfs>,
+    ) -> Result<Process, BootError> {
+        let dir = DataDir::with_disk(disk.clone()).map_err(|error| match error {
+            OpenError::Disk(error) => BootError::Disk(error.to_string()),
+            other => BootError::Corrupt(other.to_string()),
+        })?;
+        let recover = RecoverOptions {
+            writer: WriterOptions {
+                segment_size: plan.segment_size,
+                prepared_count: 2,
+            },
+            ..RecoverOptions::default()
+        };
+        let (mut recovered, mut writer) = dir.recover(&recover).map_err(of_recovery)?;
+        if recovered.term == 0 && us.id == 1 {
+            drop(writer);
+            dir.bootstrap(us.id, &us.address, &recover)
+                .map_err(of_recovery)?;
+            (recovered, writer) = dir.recover(&recover).map_err(of_recovery)?;
+        }
+        let databases = match &recovered.snapshot {
+            None => Images::new(),
+            Some(meta) => {
+                let mut reader = SnapshotReader::open(disk, meta).map_err(of_snapshot)?;
+                fsm::read_snapshot(&mut reader)
+                    .map_err(|error| BootError::Corrupt(error.to_string()))?
+            }
+        };
+        let options = Options {
+            id: us.id,
+            election_timeout_ms: plan.election_ms,
+            heartbeat_ms: plan.heartbeat_ms,
+            seed,
+            log_bytes_max: LOG_BYTES_MAX,
+        };
+        let reads = promises(disk, plan.mode, &options).map_err(of_disk)?;
+        let snapshot = recovered.snapshot.clone();
+        let driver = Driver::new(options, recovered)
+            .map_err(|error| BootError::Corrupt(error.to_string()))?
+            .with_reads(reads);
+        let mut settings = Settings::new(us.id, us.address.clone());
+        settings.busy_timeout_ms = plan.busy_timeout_ms;
+        settings.snapshot_threshold = plan.snapshot_threshold;
+        settings.snapshot_trailing = plan.snapshot_trailing;
+        let machine = Machine::new(Start {
+            settings,
+            vfs: vfs.clone(),
+            driver,
+            databases,
+            snapshot,
+        });
+        Ok(Process {
+            machine,
+            out: VecDeque::new(),
+            mail: VecDeque::new(),
+            writer,
+            dir,
+            disk_queue: VecDeque::new(),
+            disk_running: None,
+            accepted: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            arriving: BTreeMap::new(),
+            next_conn: 2,
+            attempts: 0,
+        })
+    }
+
+    /// Does disk work, all of it in one go; what is to be reported when its time is over.
+    pub(crate) fn write(&mut self, work: Vec<DiskWork>) -> Result<Vec<Mail>, DiskError> {
+        let mut batch = Vec::new();
+        let mut mail = Vec::new();
+        for work in work {
+            match work {
+                DiskWork::Persist(persist) => batch.push(persist),
+                DiskWork::Publish(meta) => {
+                    self.writer.publish_snapshot(&meta)?;
+                    mail.push(Mail::SnapshotWritten(meta, true));
+                }
+            }
+        }
+        if !batch.is_empty() {
+            let id = self.writer.write(&batch)?;
+            mail.push(Mail::Durable(id));
+        }
+        Ok(mail)
+    }
+
+    /// Writes a snapshot under temporary names.
+    pub(crate) fn write_snapshot(
+        &self,
+        meta: SnapshotMeta,
+        databases: &[(Bytes, Version)],
+    ) -> Result<SnapshotMeta, SnapshotError> {
+        fsm::write_snapshot(self.dir.disk(), meta, databases, COMPRESSION)
+    }
+
+    /// Stores and checks a snapshot that has arrived whole.
+    pub(crate) fn store_snapshot(
+        &self,
+        vfs: &Arc<Vfs>,
+        arrived: Arriving,
+    ) -> Result<(SnapshotMeta, Images), String> {
+        let Arriving { meta, size, data } = arrived;
+        let disk = self.dir.disk().clone();
+        let mut writer = SnapshotWriter::create(disk, meta, size, COMPRESSION)
+            .map_err(|error| error.to_string())?;
+        writer.write(&data).map_err(|error| error.to_string())?;
+        let images = fsm::read_snapshot(&mut &data[..]).map_err(|error| error.to_string())?;
+        for (_, pages) in &images {
+            let version = Version::from_pages(1, pages.iter().cloned());
+            version
+                .quick_check(vfs)
+                .map_err(|error| error.to_string())?;
+        }
+        let meta = writer.finish().map_err(|error| error.to_string())?;
+        Ok((meta, images))
+    }
+}
+
+/// What the node has to know of its promises; a longer bound is made durable first.
+fn promises(disk: &SimDisk, mode: ReadMode, options: &Options) -> Result<ReadOptions, DiskError> {
+    let found = match disk.read(PROMISE_FILE, 32) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes)
+            .trim()
+            .parse()
+            .unwrap_or(ReadOptions::promise_ms(options)),
+        Err(error) if error.is_not_found() => 0,
+        Err(error) => return Err(error),
+    };
+    let wanted = match mode {
+        ReadMode::Lease => ReadOptions::promise_ms(options),
+        ReadMode::Quorum | ReadMode::Leader => 0,
+    };
+    if wanted > found {
+        let temporary = format!("tmp-{PROMISE_FILE}");
+        let file = disk.create(&temporary)?;
+        let text = format!("{wanted}\n");
+        disk.write_at(&file, 0, &[IoSlice::new(text.as_bytes())])?;
+        disk.sync_data(&file)?;
+        disk.rename(&temporary, PROMISE_FILE)?;
+        disk.sync_directory()?;
+    }
+    Ok(ReadOptions {
+        mode,
+        promise_found_ms: found,
+        promise_bound_ms: found.max(wanted),
+    })
+}
+
+fn of_disk(error: DiskError) -> BootError {
+    BootError::Disk(error.to_string())
+}
+
+fn of_recovery(error: RecoverError) -> BootError {
+    match error {
+        RecoverError::Disk(error) => of_disk(error),
+        other => BootError::Corrupt(other.to_string()),
+    }
+}
+
+fn of_snapshot(error: SnapshotError) -> BootError {
+    match error {
+        SnapshotError::Disk(error) => of_disk(error),
+        other => BootError::Corrupt(other.to_string()),
+    }
+}
+
+/// A node's clock: it runs a little fast or slow, and may jump forward.
+#[derive(Debug, Clone)]
+pub(crate) struct Clock {
+    base: u64,
+    local: u64,
+    /// Parts per million, around a million.
+    rate: u64,
+}
+
+impl Clock {
+    /// A clock that shows `local` at time 0 and runs at `rate` parts per million.
+    pub(crate) fn new(local: u64, rate: u64) -> Clock {
+        Clock {
+            base: 0,
+            local,
+            rate,
+        }
+    }
+
+    /// What it shows at `now`, in microseconds.
+    fn micros(&self, now: u64) -> u64 {
+        self.local + (now - self.base) * self.rate / 1_000_000
+    }
+
+    /// What it shows at `now`, in milliseconds.
+    pub(crate) fn millis(&self, now: u64) -> u64 {
+        self.micros(now) / 1000
+    }
+
+    /// When it will show `millis`.
+    pub(crate) fn time_of(&self, millis: u64) -> u64 {
+        let left = millis.saturating_mul(1000).saturating_sub(self.local);
+        let world = u128::from(left) * 1_000_000 / u128::from(self.rate) + 1;
+        self.base
+            + u64::try_from(world)
+                .unwrap_or(u64::MAX / 4)
+                .min(u64::MAX / 4)
+    }
+
+    /// Jumps forward.
+    pub(crate) fn jump(&mut self, now: u64, by: u64) {
+        self.local = self.micros(now) + by;
+        self.base = now;
+    }
+}

@@ -1,0 +1,154 @@
+//! What one seed does: the cluster, the times, the mix of faults.
+//!
+//! Faults that are always there together hide each other: a cluster that is cut in two all the time
+//! never fills a log. So each seed takes some kinds only, at its own rates.
+
+use dq_raft::ReadMode;
+
+use crate::rng::Rng;
+
+/// Microseconds per millisecond.
+pub(crate) const MS: u64 = 1000;
+/// Microseconds per second.
+pub(crate) const SECOND: u64 = 1000 * MS;
+
+/// Everything about a run that its seed decides beforehand. Times in microseconds unless named.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// How many nodes there are: 1, 3 or 5.
+    pub nodes: usize,
+    /// How nodes answer reads.
+    pub mode: ReadMode,
+    /// Election timeout, ms.
+    pub election_ms: u64,
+    /// Heartbeat interval, ms.
+    pub heartbeat_ms: u64,
+    /// `busy_timeout` of the nodes, ms.
+    pub busy_timeout_ms: u64,
+    /// Shortest and longest way of a message.
+    pub delay: (u64, u64),
+    /// Shortest and longest duration of a piece of disk work.
+    pub disk: (u64, u64),
+    /// Entries between snapshots.
+    pub snapshot_threshold: u64,
+    /// Entries kept behind a snapshot.
+    pub snapshot_trailing: u64,
+    /// Size of log segments.
+    pub segment_size: u64,
+    /// How many statements of a thousand run elsewhere and come back later.
+    pub deferred: u64,
+    /// How much later at most.
+    pub deferred_for: u64,
+    /// Most that a clock is fast or slow, in parts per million.
+    pub skew: u64,
+    /// Clients of each workload.
+    pub clients: usize,
+    /// Mean pause between a client's operations.
+    pub think: u64,
+    /// The membership changes all the time.
+    pub churn: bool,
+    /// How long faults happen.
+    pub chaos: u64,
+    /// Mean time between two faults.
+    pub fault_interval: u64,
+    /// The kinds of faults, each as often as it is listed.
+    pub faults: Vec<Fault>,
+}
+
+/// A kind of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// A process dies; what it wrote stays in the page cache.
+    Kill,
+    /// A process dies after some more outputs of one step, the rest of them lost.
+    KillBetweenOutputs,
+    /// A machine loses power, and with it some of what was not synced.
+    PowerCut,
+    /// Power is lost in the middle of disk work.
+    PowerCutInWrite,
+    /// All machines lose power at once.
+    PowerCutAll,
+    /// An operation of a disk fails.
+    DiskError,
+    /// A disk has no room for a while.
+    DiskFull,
+    /// A disk is a hundred times slower for a while.
+    SlowDisk,
+    /// A group of nodes, and the clients that happen to be with them, is cut off.
+    Partition,
+    /// Messages from one node to another do not arrive, the other way they do.
+    OneWay,
+    /// A node reaches no other node, but its clients do.
+    Isolate,
+    /// A connection breaks.
+    Reset,
+    /// A connection breaks and one side does not hear of it.
+    HalfOpen,
+    /// A process does not run for a while; its clock goes on.
+    Pause,
+    /// A clock jumps forward.
+    ClockJump,
+    /// A leader is asked to hand over.
+    Transfer,
+}
+
+/// All kinds.
+pub(crate) const FAULTS: [Fault; 16] = [
+    Fault::Kill,
+    Fault::KillBetweenOutputs,
+    Fault::PowerCut,
+    Fault::PowerCutInWrite,
+    Fault::PowerCutAll,
+    Fault::DiskError,
+    Fault::DiskFull,
+    Fault::SlowDisk,
+    Fault::Partition,
+    Fault::OneWay,
+    Fault::Isolate,
+    Fault::Reset,
+    Fault::HalfOpen,
+    Fault::Pause,
+    Fault::ClockJump,
+    Fault::Transfer,
+];
+
+impl Plan {
+    /// The plan of a seed.
+    pub fn new(rng: &mut Rng) -> Plan {
+        let nodes = rng.pick(&[1, 3, 3, 3, 3, 5]);
+        let mode = rng.pick(&[ReadMode::Quorum, ReadMode::Quorum, ReadMode::Lease]);
+        let election_ms = rng.pick(&[150, 300, 1000, 3000]);
+        let delay_max = rng.pick(&[300, 2 * MS, 10 * MS]).min(election_ms * MS / 15);
+        let mut faults: Vec<Fault> = FAULTS
+            .into_iter()
+            .filter(|_| rng.chance(400))
+            // A lease rests on clocks that do not jump.
+            .filter(|fault| *fault != Fault::ClockJump || mode != ReadMode::Lease)
+            .collect();
+        if faults.is_empty() {
+            faults.push(Fault::Kill);
+        }
+        let snapshot_threshold = rng.pick(&[8, 30, 100, 1024]);
+        Plan {
+            nodes,
+            mode,
+            election_ms,
+            heartbeat_ms: election_ms / rng.pick(&[6, 10]),
+            busy_timeout_ms: rng.pick(&[0, 0, 50, 1000]),
+            delay: (rng.pick(&[20, 100]), delay_max),
+            disk: (30, rng.pick(&[100, 2 * MS, 20 * MS])),
+            snapshot_threshold,
+            snapshot_trailing: snapshot_threshold + rng.pick(&[0, 10, 500]),
+            segment_size: rng.pick(&[32 << 10, 256 << 10, 1 << 20]),
+            deferred: rng.pick(&[0, 50, 500]),
+            deferred_for: rng.pick(&[MS, 20 * MS, 2 * election_ms * MS]),
+            skew: rng.pick(&[0, 1000, 40_000]),
+            clients: rng.pick(&[1, 2, 4]),
+            think: rng.pick(&[MS, 5 * MS, 40 * MS]),
+            churn: rng.chance(300),
+            chaos: rng.between(6, 20) * election_ms * MS,
+            fault_interval: rng.between(election_ms / 4, election_ms * 2) * MS,
+            faults,
+        }
+    }
+}
