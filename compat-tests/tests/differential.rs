@@ -4,11 +4,11 @@
 //! stop; `DQLITE_LIB` and `DQ_C_TARGET` pick another C library than Debian's 1.11.1.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use compat_tests::conformance::Target;
-use compat_tests::differential::{Budget, run};
-use compat_tests::servers::{Kind, Options, Server};
+use compat_tests::differential::{Budget, run, shell};
+use compat_tests::servers::{Kind, Options, Server, find_in_path_or_skip};
 
 /// What an environment variable says, or else the given number.
 fn setting(name: &str, default: u64) -> u64 {
@@ -55,5 +55,32 @@ fn random_requests_get_the_same_answers_from_c_dqlite_and_from_ours() {
     assert!(
         summary.failures * 3 < summary.requests,
         "most requests succeed, or little was compared: {summary}"
+    );
+}
+
+#[test]
+fn random_sql_does_the_same_in_our_server_and_in_the_sqlite_shell() {
+    if !Kind::Ours.available_or_skip() || find_in_path_or_skip("sqlite3").is_none() {
+        return;
+    }
+    const LENGTH: usize = 500;
+    let first = setting("DQ_SEED", 1);
+    let histories = setting("DQ_SHELL_HISTORIES", 40);
+    let limit = Duration::from_secs(setting("DQ_DIFF_SECONDS", 90));
+    let start_time = Instant::now();
+    let ours = start(Kind::Ours);
+    let (mut run, mut refused) = (0, 0);
+    while run < histories as usize && start_time.elapsed() < limit {
+        let seed = first.wrapping_add(run as u64);
+        refused +=
+            shell::compare(ours.address(), seed, LENGTH).unwrap_or_else(|how| panic!("{how}"));
+        run += 1;
+    }
+    let statements = run * LENGTH;
+    println!("seed {first}: {statements} statements, {refused} of them refused by both");
+    assert!(statements > 0, "something was compared");
+    assert!(
+        refused * 3 < statements,
+        "most statements succeed, or little was compared: {refused} of {statements}"
     );
 }

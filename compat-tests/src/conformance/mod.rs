@@ -68,6 +68,7 @@ mod run;
 mod script;
 mod text;
 
+pub(crate) use bed::memory_dir;
 pub use compare::{Mismatch, compare_reply};
 pub use connection::{Connection, Received};
 pub use frame::{Frame, mask_blob_padding, show_frame};

@@ -14,6 +14,8 @@
 //! Every answer must be the same to the byte, but for the padding of blobs and for what the table in
 //! `differences.rs` knows. A program that shows anything else is cut down to the requests that
 //! matter and printed in the language of [`crate::conformance`], with both answers.
+//!
+//! [`shell`] compares with the `sqlite3` shell instead: C dqlite does not survive every statement.
 
 mod differences;
 mod drive;
@@ -22,6 +24,8 @@ mod program;
 mod rng;
 mod run;
 mod schema;
+pub mod shell;
+mod shrink;
 mod statement;
 
 pub use program::{Ask, Op};

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::differences::{Comparison, DIFFERENCES, Past, compare};
 use super::drive::{Exchange, play};
 use super::program::{CONNECTIONS, Op, generate};
+use super::shrink::shrink;
 use crate::conformance::{Action, Step, Target, print_step, show_frame};
 use crate::servers::Server;
 
@@ -24,9 +25,6 @@ const PIPELINE: usize = 16;
 /// The same for C, which does not switch off Nagle's algorithm: each answer that follows another one
 /// would wait for a delayed acknowledgement.
 const C_PIPELINE: usize = 1;
-
-/// How long shrinking may take: a server that hangs makes each try long.
-const SHRINK_TIME: Duration = Duration::from_secs(60);
 
 /// How long a run goes on.
 #[derive(Debug, Clone, Copy)]
@@ -108,7 +106,12 @@ pub fn run(
                     summary.programs += 1;
                     continue;
                 }
-                let (ops, how) = bench.shrink(ops.clone(), how)?;
+                let (ops, how) = shrink(ops.clone(), how, |fewer| {
+                    let played = bench
+                        .play_all(std::slice::from_ref(&fewer.to_vec()))
+                        .remove(0);
+                    Ok::<_, String>(bench.compare(played, None)?.err())
+                })?;
                 return Err(report(seed, ops.len(), target, &how));
             }
             summary.programs += 1;
@@ -237,29 +240,6 @@ impl Bench<'_> {
             restart(server).map_err(|error| error.to_string())?;
         }
         Ok(deaths)
-    }
-
-    /// Leaves out requests for as long as the rest still shows a difference, half of them at first,
-    /// single ones in the end.
-    fn shrink(&mut self, mut ops: Vec<Op>, mut how: Finding) -> Result<(Vec<Op>, Finding), String> {
-        let start = Instant::now();
-        let mut chunk = ops.len().div_ceil(2);
-        loop {
-            let mut at = 0;
-            while at < ops.len() && start.elapsed() < SHRINK_TIME {
-                let mut fewer = ops.clone();
-                fewer.drain(at..(at + chunk).min(ops.len()));
-                let played = self.play_all(std::slice::from_ref(&fewer)).remove(0);
-                match self.compare(played, None)? {
-                    Err(finding) => (ops, how) = (fewer, finding),
-                    Ok(()) => at += chunk,
-                }
-            }
-            if chunk == 1 || start.elapsed() >= SHRINK_TIME {
-                return Ok((ops, how));
-            }
-            chunk = chunk.div_ceil(2);
-        }
     }
 }
 
