@@ -80,10 +80,10 @@ pub struct Receiving {
 /// A client's open database.
 #[derive(Debug)]
 pub struct Session {
+    /// Tells it from an earlier one on the same connection, whose job may still be running.
+    pub serial: u64,
     /// Name of the database.
     pub database: Bytes,
-    /// Epoch in which it was opened; it dies with that.
-    pub epoch: u64,
     /// The SQLite connection; `None` while a job has it.
     pub handle: Option<Box<Handle>>,
     /// Stops what runs.
@@ -106,6 +106,8 @@ pub struct Request {
     pub published: u64,
     /// Its arrival, while leadership at that time is not proven.
     pub ticket: Option<ReadTicket>,
+    /// How often it went on after one of its statements.
+    pub yields: u32,
     /// Rows have been sent.
     pub sent_rows: bool,
     /// The statement at work only reads, so that nothing is lost by interrupting it.
@@ -228,6 +230,7 @@ impl Request {
             phase: Phase::New,
             published: 0,
             ticket: None,
+            yields: 0,
             sent_rows: false,
             only_reads: false,
         }

@@ -42,6 +42,9 @@ const ROWS_JOB_BYTES: usize = 64 * 1024;
 /// before the change is committed.
 const RETURNING_BYTES: usize = 1024 * 1024;
 
+/// Statements of a text that one job runs, at most: each has a budget of its own.
+const STATEMENTS_PER_JOB: u32 = 16;
+
 /// SQLite virtual machine steps that a statement may take on the event loop: well under a
 /// millisecond.
 pub const INLINE_STEPS: u64 = 20_000;
@@ -213,6 +216,8 @@ struct Rows {
 /// A job: the work, the connection that it runs on and what the node grants it.
 #[derive(Debug)]
 pub struct Job {
+    /// Serial number of the client's session.
+    pub session: u64,
     /// The connection and its statements.
     pub handle: Box<Handle>,
     /// What to do, with the progress made.
@@ -297,6 +302,8 @@ impl Outcome {
 /// A job that has run.
 #[derive(Debug)]
 pub struct Finished {
+    /// Serial number of the client's session.
+    pub session: u64,
     /// The connection and its statements, back.
     pub handle: Box<Handle>,
     /// The work with its progress.
@@ -312,6 +319,7 @@ pub struct Finished {
 /// Runs a job on the calling thread.
 pub fn run(job: Job) -> Finished {
     let Job {
+        session,
         mut handle,
         mut work,
         read_pin,
@@ -341,6 +349,7 @@ pub fn run(job: Job) -> Finished {
     captures.append(&mut handle.db.take_captures());
     let pinned = handle.db.pinned().unwrap_or(0).max(run.pinned);
     Finished {
+        session,
         handle,
         work,
         outcome,
@@ -413,6 +422,7 @@ impl Run {
     }
 
     fn exec_text(&mut self, handle: &mut Handle, text: &mut Text) -> Outcome {
+        let mut statements = 0;
         loop {
             if text.current.is_none() {
                 let sql = sql::until_nul(&text.sql);
@@ -455,7 +465,8 @@ impl Run {
                 return executed(&handle.db);
             }
             self.captures.append(&mut handle.db.take_captures());
-            if !self.captures.is_empty() || !self.inline {
+            statements += 1;
+            if !self.captures.is_empty() || !self.inline || statements >= STATEMENTS_PER_JOB {
                 return Outcome::Yield;
             }
         }

@@ -30,6 +30,9 @@ use crate::registry::{Database, Waiter};
 /// Codes that may leave at once: they say nothing about data that is not committed.
 const DATA_FREE_CODES: [u64; 4] = [5, 517, 10250, 10506];
 
+/// Statements of one text that run on the event loop; the rest take turns through a worker.
+const INLINE_YIELDS: u32 = 256;
+
 impl Machine {
     /// Moves the connection's request on as far as it goes. `inline` is a wish: what turns out to be
     /// long comes back and is dispatched to a worker.
@@ -66,7 +69,6 @@ impl Machine {
     }
 
     fn open_database(&mut self, id: ConnId, name: Bytes, out: &mut VecDeque<Output>) {
-        let Some(epoch) = self.epoch else { return };
         if !self.databases.contains_key(&name) {
             let number = self.next_version();
             let empty = Database::new(dq_vfs::Version::empty(number));
@@ -89,9 +91,10 @@ impl Machine {
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };
+        self.sessions += 1;
         conn.session = Some(Session {
+            serial: self.sessions,
             database: name,
-            epoch: epoch.number,
             interrupt: db.interrupt_handle(),
             handle: Some(Box::new(Handle::new(db))),
             seen: 0,
@@ -156,6 +159,7 @@ impl Machine {
         };
         request.phase = Phase::Running;
         let job = Job {
+            session: session.serial,
             handle,
             work,
             read_pin: read_pin.clone(),
@@ -170,6 +174,7 @@ impl Machine {
     /// A job is back.
     pub(super) fn finished(&mut self, id: ConnId, finished: Finished, out: &mut VecDeque<Output>) {
         let Finished {
+            session: serial,
             mut handle,
             work,
             outcome,
@@ -179,13 +184,14 @@ impl Machine {
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };
-        let Some(session) = &mut conn.session else {
+        // The epoch of an earlier session ended while its job ran; the client has had its answer.
+        let Some(session) = conn
+            .session
+            .as_mut()
+            .filter(|session| session.serial == serial)
+        else {
             return;
         };
-        if self.epoch.is_none_or(|epoch| epoch.number != session.epoch) {
-            // Its epoch ended while it ran; the client has had its answer.
-            return;
-        }
         session.seen = session.seen.max(pinned);
         session.proven &= !handle.autocommit();
         let name = session.database.clone();
@@ -214,7 +220,12 @@ impl Machine {
             *slot = Some(work);
         }
         match outcome {
-            Outcome::Yield => self.dispatch(id, true, out),
+            Outcome::Yield => {
+                // A text of very many statements takes turns with everybody else.
+                request.yields = request.yields.saturating_add(1);
+                let inline = request.yields < INLINE_YIELDS;
+                self.dispatch(id, inline, out);
+            }
             Outcome::NeedSlot => self.want_slot(id, true, stale, out),
             Outcome::Elsewhere { writes: true } => self.want_slot(id, false, stale, out),
             Outcome::Elsewhere { writes: false } => {

@@ -158,8 +158,6 @@ pub struct Status {
 /// One leadership of this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Epoch {
-    /// Never used again.
-    number: u64,
     /// Index of the first entry of our term; the gate opens when it is applied.
     first_index: u64,
 }
@@ -183,7 +181,8 @@ pub struct Machine {
     epoch: Option<Epoch>,
     /// The current epoch's first entry is applied.
     open: bool,
-    epochs: u64,
+    /// Databases opened so far.
+    sessions: u64,
     versions: u64,
     in_flight: BTreeMap<u64, InFlight>,
     /// Connections that wait for leadership to begin.
@@ -248,7 +247,7 @@ impl Machine {
             databases: BTreeMap::new(),
             epoch: None,
             open: false,
-            epochs: 0,
+            sessions: 0,
             versions: 0,
             in_flight: BTreeMap::new(),
             gated: BTreeSet::new(),

@@ -107,9 +107,7 @@ impl Machine {
             Effect::SnapshotWanted => self.snapshot_wanted = true,
             Effect::EpochBegan(epoch) => {
                 log::info!("node {}: leads term {}", self.settings.id, epoch.term);
-                self.epochs += 1;
                 self.epoch = Some(Epoch {
-                    number: self.epochs,
                     first_index: epoch.first_index,
                 });
             }
