@@ -317,8 +317,9 @@ impl Statements<'_> {
         let table = table.clone();
         self.build(|b| {
             let value = match column.kind {
+                // A sum could become a real of many digits.
                 Kind::Integer if computed => {
-                    format!("{} + {}", column.name, b.value_for(Kind::Integer))
+                    format!("{} | {}", column.name, b.value_for(Kind::Integer))
                 }
                 Kind::Text if computed => b.text(&table.columns, 1),
                 kind => b.value_for(kind),
@@ -445,7 +446,7 @@ impl Statements<'_> {
             3 => format!("pragma foreign_keys = {on}"),
             4 => format!("pragma defer_foreign_keys = {on}"),
             _ if self.dialect.vacuum => "vacuum".to_owned(),
-            _ => format!("pragma recursive_triggers = {on}"),
+            _ => format!("pragma cell_size_check = {on}"),
         })
     }
 
