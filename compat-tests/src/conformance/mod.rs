@@ -61,6 +61,7 @@ mod bed;
 mod compare;
 mod connection;
 mod frame;
+mod lex;
 mod message;
 mod parse;
 mod print;
