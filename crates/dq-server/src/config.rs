@@ -15,6 +15,8 @@ pub struct Settings {
     pub snapshot_threshold: u64,
     /// Entries kept in the log behind a snapshot.
     pub snapshot_trailing: u64,
+    /// Keep fewer of them in memory where they outweigh the snapshot itself.
+    pub snapshot_trailing_dynamic: bool,
     /// Largest request body, bytes.
     pub request_bytes_max: u64,
     /// Bytes that may have been executed and not yet applied, over all databases; above it no new
@@ -37,6 +39,7 @@ impl Settings {
             busy_timeout_ms: 0,
             snapshot_threshold: 1024,
             snapshot_trailing: 8192,
+            snapshot_trailing_dynamic: false,
             request_bytes_max: dq_wire::header::BODY_SIZE_DEFAULT_MAX,
             speculative_bytes_max: 64 << 20,
             transaction_bytes_max: 256 << 20,

@@ -228,6 +228,14 @@ impl NodeBuilder {
         self
     }
 
+    /// Keeps only as many of the trailing entries in memory as fit in the size of the snapshot, but at
+    /// least the threshold; followers that need older ones get the snapshot. All are kept unless
+    /// set, within 64 MiB.
+    pub fn dynamic_trailing(mut self, on: bool) -> NodeBuilder {
+        self.settings.snapshot_trailing_dynamic = on;
+        self
+    }
+
     /// Whether snapshots are compressed; they are unless set.
     pub fn snapshot_compression(mut self, on: bool) -> NodeBuilder {
         self.compress = on;

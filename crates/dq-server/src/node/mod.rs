@@ -198,6 +198,8 @@ pub struct Machine {
     snapshot_index: u64,
     snapshot_configuration: (dq_wire::Configuration, u64),
     log_bytes_since_snapshot: u64,
+    /// Size of the databases in the snapshot that was taken last.
+    snapshot_bytes: u64,
     snapshot_running: bool,
     /// A snapshot from a leader, checked, that raft has not yet installed.
     arrived: Option<(SnapshotMeta, Images)>,
@@ -258,6 +260,7 @@ impl Machine {
             snapshot_index: 0,
             snapshot_configuration: Default::default(),
             log_bytes_since_snapshot: 0,
+            snapshot_bytes: 0,
             snapshot_running: false,
             arrived: None,
             snapshot_wanted: false,

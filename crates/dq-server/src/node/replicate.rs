@@ -338,6 +338,11 @@ impl Machine {
             .iter()
             .map(|(name, database)| (name.clone(), database.committed.clone()))
             .collect();
+        let pages: u64 = databases
+            .iter()
+            .map(|(_, version)| u64::from(version.page_count()))
+            .sum();
+        self.snapshot_bytes = pages * dq_vfs::PAGE_SIZE as u64;
         self.snapshot_running = true;
         self.log_bytes_since_snapshot = 0;
         out.push_back(Output::Snapshot(Box::new(meta), databases));
@@ -355,14 +360,25 @@ impl Machine {
         }
         self.snapshot_index = self.snapshot_index.max(meta.index);
         let entries = self.settings.snapshot_trailing;
-        self.driver.snapshot_taken(
-            meta,
-            Trailing {
-                entries,
-                bytes: LOG_BYTES_MAX,
-            },
-        );
+        let bytes = match self.settings.snapshot_trailing_dynamic {
+            true => self.dynamic_trailing_bytes().min(LOG_BYTES_MAX),
+            false => LOG_BYTES_MAX,
+        };
+        self.driver
+            .snapshot_taken(meta, Trailing { entries, bytes });
         self.drive(out);
+    }
+}
+
+impl Machine {
+    /// What the newest entries may take in memory: as much as the snapshot, and room for as many
+    /// entries as lie between two snapshots.
+    fn dynamic_trailing_bytes(&self) -> u64 {
+        let last = self.driver.last_index();
+        let first = last.saturating_sub(self.settings.snapshot_threshold) + 1;
+        let entries = (first..=last).filter_map(|index| self.driver.entry(index));
+        let newest: u64 = entries.map(|entry| entry.payload.len() as u64).sum();
+        newest.max(self.snapshot_bytes)
     }
 }
 
