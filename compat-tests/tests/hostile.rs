@@ -23,6 +23,9 @@ const RESULT: u8 = 6;
 const ROWS: u8 = 7;
 const EMPTY: u8 = 8;
 
+/// How ROWS end if more follow.
+const MORE: [u8; 8] = [0xee; 8];
+
 /// Counts for hours.
 const ENDLESS: &[u8] = b"WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM c \
     WHERE n < 1000000000000) SELECT sum(n) FROM c";
@@ -521,7 +524,10 @@ fn every_malformed_text_is_answered_and_the_connection_goes_on() {
             exec(text),
             query(text),
         ] {
-            let answer = wire.ask(&request).expect(&shown);
+            let mut answer = wire.ask(&request).expect(&shown);
+            while answer.kind == ROWS && answer.body.ends_with(&MORE) {
+                answer = wire.answer().expect(&shown);
+            }
             assert!(matches!(answer.kind, 0 | 5 | 6 | 7), "{shown}: {answer:?}");
         }
     }
@@ -539,7 +545,8 @@ fn every_malformed_text_is_answered_and_the_connection_goes_on() {
     let still = wire.ask(&query(b"SELECT 1")).expect("answered");
     assert_eq!(still.kind, ROWS, "{still:?}");
     drop(wire);
-    before.returns(&server, SLACK).expect("nothing remains");
+    // Parsing leaves its mark on the allocator of each thread that has parsed.
+    before.returns(&server, 4 * SLACK).expect("nothing remains");
 }
 
 #[test]
