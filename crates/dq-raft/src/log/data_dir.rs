@@ -57,6 +57,15 @@ impl DataDir<FsDisk> {
     /// # Errors
     /// It is none that a node can use, or another node uses it.
     pub fn open(path: &Path) -> Result<DataDir<FsDisk>, OpenError> {
+        DataDir::with_disk(DataDir::look(path)?)
+    }
+
+    /// Whether a node can use the directory at `path`: it exists, and can be read and written. Takes
+    /// no lock and changes nothing.
+    ///
+    /// # Errors
+    /// It is none that a node can use.
+    pub fn look(path: &Path) -> Result<FsDisk, OpenError> {
         /// The longest path in bytes that C dqlite takes.
         const PATH_SIZE_MAX: usize = 894;
 
@@ -84,11 +93,10 @@ impl DataDir<FsDisk> {
         if access(path, AccessFlags::W_OK).is_err() {
             return Err(OpenError::NotWritable { dir });
         }
-        let disk = FsDisk::new(path).map_err(|e| OpenError::Stat {
+        FsDisk::new(path).map_err(|e| OpenError::Stat {
             dir,
             why: e.to_string(),
-        })?;
-        DataDir::with_disk(disk)
+        })
     }
 }
 
