@@ -16,7 +16,7 @@ use crate::io::background::Background;
 use crate::io::clock;
 use crate::io::dial::{Dial, Introduction, PlainDialer};
 use crate::io::event_loop::{EventLoop, Parts, WAKER_TOKEN};
-use crate::io::listener::{BindAddr, Listener, UnixPeers};
+use crate::io::listener::{BindAddr, BoundSocket, UnixPeers};
 use crate::io::log_writer::LogWriterThread;
 use crate::io::mailbox::{Mail, Mailbox};
 use crate::io::peers::Peers;
@@ -28,18 +28,6 @@ use dq_raft::{Compression, Driver, Options, ReadMode};
 
 /// The id that bootstraps a cluster when a node of it starts on an empty directory, beside 1.
 pub const BOOTSTRAP_ID: u64 = 0x2dc1_7185_8c31_55be;
-
-/// File descriptors that clients do not get: a log that cannot open its next segment ends the node.
-pub const FILES_RESERVED: u64 = 64;
-
-/// What the limit on open files leaves for clients.
-fn files_for_connections() -> usize {
-    use nix::sys::resource::{Resource, getrlimit};
-
-    // A limit that is not known is found when it is met: then accepting pauses.
-    let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
-    usize::try_from(files - FILES_RESERVED.min(files / 2)).unwrap_or(usize::MAX)
-}
 
 /// A running node. Dropping it stops it.
 ///
@@ -151,6 +139,16 @@ impl Node {
         answer.recv_timeout(Duration::from_secs(10)).ok()
     }
 
+    /// Changes the failure domain that it reports.
+    pub fn set_failure_domain(&self, code: u64) {
+        self.mailbox.send(Mail::FailureDomain(code));
+    }
+
+    /// Changes how long writers wait for another connection's open transaction.
+    pub fn set_busy_timeout(&self, timeout: Duration) {
+        self.mailbox.send(Mail::BusyTimeout(millis(timeout)));
+    }
+
     /// Whether the node has ended by itself.
     pub fn is_finished(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
@@ -208,14 +206,14 @@ impl NodeBuilder {
     /// One-way network latency, from 1 ms to an hour, from which the heartbeat (1.5 times) and
     /// election (15 times) timeouts follow; 500 and 3000 ms unless set. The same on every node.
     pub fn network_latency(mut self, latency: Duration) -> NodeBuilder {
-        self.latency_ms = Some(u64::try_from(latency.as_millis()).unwrap_or(u64::MAX));
+        self.latency_ms = Some(millis(latency));
         self
     }
 
     /// How long a writer waits for another connection's open transaction before it is told that the
     /// database is locked; not at all unless set.
     pub fn busy_timeout(mut self, timeout: Duration) -> NodeBuilder {
-        self.settings.busy_timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        self.settings.busy_timeout_ms = millis(timeout);
         self
     }
 
@@ -268,8 +266,7 @@ impl NodeBuilder {
         self
     }
 
-    /// Connections accepted at the same time; 65536 unless set. Fewer if the limit on open files would
-    /// not leave [`FILES_RESERVED`] for the log and the other nodes.
+    /// Connections accepted at the same time; 65536 unless set.
     pub fn connections_max(mut self, count: usize) -> NodeBuilder {
         self.connections_max = count;
         self
@@ -300,24 +297,39 @@ impl NodeBuilder {
     /// See [`StartError`]; nothing of the node is left running.
     pub fn start(self) -> Result<Node, StartError> {
         self.check()?;
+        let address = &self.settings.address;
+        let bind_error = |address: &str, source| StartError::Bind {
+            address: address.to_owned(),
+            source,
+        };
+        let bind = match &self.bind {
+            Some(bind) => bind.clone(),
+            None => BindAddr::parse(address).map_err(|source| bind_error(address, source))?,
+        };
+        let socket =
+            BoundSocket::bind(&bind).map_err(|source| bind_error(&bind.to_string(), source))?;
+        self.start_on(socket)
+    }
+
+    /// Starts the node on a socket that is bound already; what [`NodeBuilder::bind`] said does not
+    /// matter. A sole voter leads when this returns.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing of the node is left running.
+    pub fn start_on(self, socket: BoundSocket) -> Result<Node, StartError> {
+        self.check()?;
         let (election_timeout_ms, heartbeat_ms) = match self.latency_ms {
             Some(latency) => (latency * 15, latency * 15 / 10),
             None => (3000, 500),
         };
         let Settings { id, address, .. } = self.settings.clone();
-        let bind = match &self.bind {
-            Some(bind) => bind.clone(),
-            None => BindAddr::parse(&address).map_err(|source| StartError::Bind {
-                address: address.clone(),
+        let local_addr = socket.local_addr().clone();
+        let listener = socket
+            .listen(self.unix_peers)
+            .map_err(|source| StartError::Bind {
+                address: local_addr.to_string(),
                 source,
-            })?,
-        };
-        let bind_error = |source| StartError::Bind {
-            address: bind.to_string(),
-            source,
-        };
-        let listener = Listener::bind(&bind, self.unix_peers).map_err(bind_error)?;
-        let local_addr = listener.local_addr(&bind).map_err(bind_error)?;
+            })?;
 
         let loaded = crate::load::load(&crate::load::Load {
             dir: &self.dir,
@@ -377,7 +389,7 @@ impl NodeBuilder {
             peers,
             receiver,
             dir: loaded.dir,
-            connections_max: self.connections_max.min(files_for_connections()),
+            connections_max: self.connections_max,
         })
         .map_err(StartError::Io)?;
         event_loop.start().map_err(StartError::Corrupt)?;
@@ -415,6 +427,10 @@ impl NodeBuilder {
         }
         Ok(())
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl fmt::Display for StartError {

@@ -61,8 +61,6 @@ pub struct EventLoop {
     to_read: BTreeSet<ConnId>,
     accept_again_at: Option<u64>,
     connections_max: usize,
-    /// Connections are being refused, and the log says so.
-    refusing: bool,
     log_writer: LogWriterThread,
     workers: Workers,
     background: Background,
@@ -132,7 +130,6 @@ impl EventLoop {
             to_read: BTreeSet::new(),
             accept_again_at: None,
             connections_max,
-            refusing: false,
             log_writer,
             workers,
             background,
@@ -274,6 +271,8 @@ impl EventLoop {
                 // Whoever asked may have gone.
                 let _ = reply.send(self.machine.status());
             }
+            Mail::FailureDomain(code) => self.machine.set_failure_domain(code),
+            Mail::BusyTimeout(ms) => self.machine.set_busy_timeout(ms),
             Mail::Stop => self.stopped = Some(Ok(())),
         }
     }
@@ -363,12 +362,8 @@ impl EventLoop {
         for _ in 0..ACCEPTS {
             match self.listener.accept() {
                 Ok(Some(stream)) => {
-                    let full = self.sockets.len() >= self.connections_max;
-                    if full && !self.refusing {
-                        log::warn!("connections refused: {} are open", self.sockets.len());
-                    }
-                    self.refusing = full;
-                    if full {
+                    if self.sockets.len() >= self.connections_max {
+                        log::warn!("connection refused: {} are open", self.sockets.len());
                         continue;
                     }
                     self.adopt(Socket::new(stream));

@@ -3,32 +3,35 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::AsFd;
-use std::os::linux::net::SocketAddrExt;
+use std::os::fd::{AsFd, AsRawFd};
 
 use mio::event::Source;
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::socket::{UnixAddr, getsockname, getsockopt, sockopt::PeerCredentials};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 /// Connections that may wait to be accepted, as with C dqlite.
 const BACKLOG: i32 = 128;
+
+/// Longest name of an abstract unix socket, bytes.
+pub const ABSTRACT_NAME_MAX: usize = 107;
 
 /// An address to listen on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BindAddr {
     /// TCP, IPv4 or IPv6; port 0 lets the kernel choose.
     Tcp(SocketAddr),
-    /// A unix socket in the abstract namespace: no file, gone with the process.
+    /// A unix socket in the abstract namespace: no file, gone with the process. With an empty name
+    /// the kernel chooses one.
     Abstract(Vec<u8>),
 }
 
 impl BindAddr {
     /// Understands `HOST:PORT` (names are resolved, which may block), `[IPV6]:PORT`, a bare
-    /// address (port 8080) and `@NAME`.
+    /// address (port 8080), `@NAME` and, for a name that the kernel chooses, `@`.
     pub fn parse(text: &str) -> io::Result<BindAddr> {
         if let Some(name) = text.strip_prefix('@') {
-            if name.is_empty() || name.len() > 107 {
+            if name.len() > ABSTRACT_NAME_MAX {
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidInput,
                     "bad abstract socket name",
@@ -68,6 +71,66 @@ pub enum UnixPeers {
     SameProcess,
 }
 
+/// A socket that is bound and does not listen yet: the address is taken, and whoever connects is
+/// refused.
+#[derive(Debug)]
+pub struct BoundSocket {
+    socket: Socket,
+    addr: BindAddr,
+}
+
+impl BoundSocket {
+    /// Binds.
+    ///
+    /// # Errors
+    /// The address is in use, or none of this machine's.
+    pub fn bind(addr: &BindAddr) -> io::Result<BoundSocket> {
+        match addr {
+            BindAddr::Tcp(addr) => {
+                let socket = Socket::new(Domain::for_address(*addr), Type::STREAM, None)?;
+                socket.set_reuse_address(true)?;
+                socket.bind(&SockAddr::from(*addr))?;
+                let bound = socket.local_addr()?.as_socket();
+                let addr = BindAddr::Tcp(bound.unwrap_or(*addr));
+                Ok(BoundSocket { socket, addr })
+            }
+            BindAddr::Abstract(name) => {
+                let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+                let wanted = if name.is_empty() {
+                    UnixAddr::new_unnamed()
+                } else {
+                    UnixAddr::new_abstract(name)?
+                };
+                nix::sys::socket::bind(socket.as_fd().as_raw_fd(), &wanted)?;
+                let bound: UnixAddr = getsockname(socket.as_fd().as_raw_fd())?;
+                let name = bound.as_abstract().unwrap_or(name).to_vec();
+                let addr = BindAddr::Abstract(name);
+                Ok(BoundSocket { socket, addr })
+            }
+        }
+    }
+
+    /// The address that is really bound: port 0 and an empty name resolved.
+    pub fn local_addr(&self) -> &BindAddr {
+        &self.addr
+    }
+
+    /// Begins to listen; `peers` matters for abstract sockets only.
+    ///
+    /// # Errors
+    /// Another socket, bound to the same address before, listens already.
+    pub fn listen(self, peers: UnixPeers) -> io::Result<Listener> {
+        self.socket.set_nonblocking(true)?;
+        self.socket.listen(BACKLOG)?;
+        Ok(match self.addr {
+            BindAddr::Tcp(_) => Listener::Tcp(TcpListener::from_std(self.socket.into())),
+            BindAddr::Abstract(_) => {
+                Listener::Unix(UnixListener::from_std(self.socket.into()), peers)
+            }
+        })
+    }
+}
+
 /// A listening socket.
 #[derive(Debug)]
 pub enum Listener {
@@ -87,34 +150,6 @@ pub enum Stream {
 }
 
 impl Listener {
-    /// Binds and listens.
-    pub fn bind(addr: &BindAddr, peers: UnixPeers) -> io::Result<Listener> {
-        match addr {
-            BindAddr::Tcp(addr) => {
-                let socket = Socket::new(Domain::for_address(*addr), Type::STREAM, None)?;
-                socket.set_reuse_address(true)?;
-                socket.set_nonblocking(true)?;
-                socket.bind(&SockAddr::from(*addr))?;
-                socket.listen(BACKLOG)?;
-                Ok(Listener::Tcp(TcpListener::from_std(socket.into())))
-            }
-            BindAddr::Abstract(name) => {
-                let addr = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
-                let listener = std::os::unix::net::UnixListener::bind_addr(&addr)?;
-                listener.set_nonblocking(true)?;
-                Ok(Listener::Unix(UnixListener::from_std(listener), peers))
-            }
-        }
-    }
-
-    /// The address that is really bound.
-    pub fn local_addr(&self, asked: &BindAddr) -> io::Result<BindAddr> {
-        match self {
-            Listener::Tcp(listener) => Ok(BindAddr::Tcp(listener.local_addr()?)),
-            Listener::Unix(..) => Ok(asked.clone()),
-        }
-    }
-
     /// Takes the next connection; `Ok(None)` for one that was turned away.
     pub fn accept(&self) -> io::Result<Option<Stream>> {
         match self {

@@ -39,6 +39,10 @@ pub enum Mail {
     HandOver(Sender<bool>),
     /// Somebody asks how the node is.
     Status(Sender<Status>),
+    /// From now on DESCRIBE reports this failure domain.
+    FailureDomain(u64),
+    /// From now on writers wait so many milliseconds for another connection's transaction.
+    BusyTimeout(u64),
     /// Stop.
     Stop,
 }

@@ -1,14 +1,16 @@
 //! An accepted socket and what is queued for it.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice, Read};
+use std::os::fd::AsRawFd;
 
 use bytes::{Buf, Bytes};
 use mio::event::Source;
+use nix::sys::socket::{MsgFlags, sendmsg};
 
 use super::listener::Stream;
 
-/// Pieces handed to one `writev`.
+/// Pieces handed to the kernel at a time.
 const PIECES: usize = 64;
 
 /// A socket with its queue of pieces to send.
@@ -79,11 +81,7 @@ impl Socket {
                 *slice = IoSlice::new(piece);
             }
             let slices = &slices[..count];
-            let written = match &mut self.stream {
-                Stream::Tcp(stream) => stream.write_vectored(slices),
-                Stream::Unix(stream) => stream.write_vectored(slices),
-            };
-            match written {
+            match self.send(slices) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => self.sent(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -92,6 +90,22 @@ impl Socket {
             }
         }
         Ok(())
+    }
+
+    /// `writev`, but for the signal that a program which embeds the node may not be prepared for: a
+    /// peer that has gone is an error here and nothing else.
+    fn send(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let fd = match &self.stream {
+            Stream::Tcp(stream) => stream.as_raw_fd(),
+            Stream::Unix(stream) => stream.as_raw_fd(),
+        };
+        Ok(sendmsg::<()>(
+            fd,
+            slices,
+            &[],
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        )?)
     }
 
     fn sent(&mut self, mut count: usize) {

@@ -51,7 +51,6 @@ impl Machine {
             self.gated.insert(id);
             return;
         }
-        let large = matches!(&request.task, Task::Sql(Some(work)) if work.is_large());
         match &mut request.task {
             Task::Open(name) => {
                 let name = name.clone();
@@ -60,10 +59,16 @@ impl Machine {
             Task::Sql(_) => {
                 // Inline, nothing runs beside a job, so holding a free slot for it costs nobody
                 // anything and saves a statement that writes a second round.
-                if inline && !large {
+                if inline {
                     self.take_free_slot(id);
                 }
                 self.execute(id, inline, out);
+            }
+            Task::Change(header, body) => {
+                let (header, body) = (*header, body.clone());
+                conn.request = None;
+                self.handle(id, header, &body, out);
+                self.pump(id, out);
             }
             Task::Membership(_) => {}
         }
@@ -142,7 +147,6 @@ impl Machine {
         let (Some(work), Some(handle)) = (work.take(), session.handle.take()) else {
             return;
         };
-        let inline = inline && !work.is_large();
         let slot = database.slot == Some(id);
         if slot {
             database.settle_waits(self.now);
@@ -388,7 +392,7 @@ impl Machine {
 
     /// Sends an answer whose conditions are met.
     fn deliver(&mut self, id: ConnId, pieces: Vec<Bytes>, last: bool, out: &mut VecDeque<Output>) {
-        let Some(conn) = self.conns.get(&id) else {
+        let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };
         if conn.gone {
@@ -396,29 +400,32 @@ impl Machine {
                 return self.forget(id, out);
             }
         } else {
-            self.send(id, pieces, !last, out);
+            out.push_back(Output::Send {
+                conn: id,
+                pieces,
+                notify: !last,
+            });
         }
         if last {
             self.finish_request(id, out);
-        } else if let Some(request) =
-            (self.conns.get_mut(&id)).and_then(|conn| conn.request.as_mut())
-        {
+        } else if let Some(request) = &mut conn.request {
             request.phase = Phase::Drain;
         }
     }
 
-    /// The socket has taken all it was given: make more rows, or look at the next request.
+    /// The socket has taken the rows: make more.
     pub(super) fn drained(&mut self, id: ConnId, out: &mut VecDeque<Output>) {
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };
-        conn.unsent = 0;
-        match &conn.request {
-            Some(request) if matches!(request.phase, Phase::Drain) => {
-                self.execute(id, false, out);
-            }
-            Some(_) => {}
-            None => self.pump(id, out),
+        if matches!(
+            conn.request,
+            Some(Request {
+                phase: Phase::Drain,
+                ..
+            })
+        ) {
+            self.execute(id, false, out);
         }
     }
 

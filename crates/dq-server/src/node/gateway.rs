@@ -14,18 +14,12 @@ use dq_wire::response::{FileHead, Response, encode_files};
 use dq_wire::{Params, ParamsBuf};
 
 use super::{Machine, Output};
-use crate::conn::{Conn, ConnId, Frame, Phase, READ_AHEAD_BYTES, Request, Stage, Task};
+use crate::conn::{ConnId, Frame, Phase, READ_AHEAD_BYTES, Request, Stage, Task};
 use crate::error::{NOT_LEADER, Refusal};
 use crate::exec::{Call, Text, Work};
 
 /// What CLIENT is answered: a heartbeat timeout in ms that nobody enforces.
 const HEARTBEAT_MS: u64 = 15_000;
-
-/// How long a statement that only reads may go on for a client that sends no more, ms.
-const LEAVE_MS: u64 = 2000;
-
-/// How long until it is interrupted again if it still runs, ms.
-const LEAVE_AGAIN_MS: u64 = 500;
 
 /// Longest database name that opens, in bytes: SQLite wants name + 8 to fit in 512.
 const NAME_BYTES_MAX: usize = 504;
@@ -36,14 +30,14 @@ impl Machine {
             return;
         };
         conn.buffer.extend_from_slice(bytes);
-        if conn.request.is_some() || conn.is_backed_up() {
+        if conn.request.is_some() {
             self.seen_while_busy(id, out);
             return;
         }
         self.pump(id, out);
     }
 
-    /// A request is at work, or answers pile up: stop reading when enough is there, and let an INTERRUPT end rows.
+    /// A request is at work: stop reading when enough is there, and let an INTERRUPT end rows.
     fn seen_while_busy(&mut self, id: ConnId, out: &mut VecDeque<Output>) {
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
@@ -85,9 +79,6 @@ impl Machine {
                 self.forget(id, out);
                 return;
             }
-            if conn.is_backed_up() {
-                return;
-            }
             let frame = match &conn.stage {
                 Stage::Handshake => {
                     if !conn.handshake() {
@@ -127,34 +118,6 @@ impl Machine {
         };
         conn.eof = true;
         self.pump(id, out);
-        let busy = |conn: &Conn| conn.request.is_some();
-        if self.conns.get(&id).is_some_and(busy) {
-            self.leaving.insert((self.now + LEAVE_MS, id));
-        }
-    }
-
-    /// Interrupts what is read for clients that have been silent for too long after they said that
-    /// they send no more. Whether they still listen cannot be seen: a socket that is closed and one
-    /// that is closed in one direction look the same until something is sent.
-    pub(super) fn interrupt_leavers(&mut self) {
-        while let Some(&(at, id)) = self.leaving.first()
-            && at <= self.now
-        {
-            self.leaving.pop_first();
-            let Some(conn) = self.conns.get(&id) else {
-                continue;
-            };
-            let Some(request) = &conn.request else {
-                continue;
-            };
-            if let (Phase::Running, true, Some(session)) =
-                (&request.phase, request.only_reads, &conn.session)
-            {
-                session.interrupt.interrupt();
-            }
-            // An interrupt does nothing to a statement that still waits for a worker.
-            self.leaving.insert((self.now + LEAVE_AGAIN_MS, id));
-        }
     }
 
     pub(super) fn closed(&mut self, id: ConnId, out: &mut VecDeque<Output>) {
@@ -198,7 +161,13 @@ impl Machine {
     }
 
     /// One request. Its answer is pushed, or it is left at work on the connection.
-    fn handle(&mut self, id: ConnId, header: Header, body: &Bytes, out: &mut VecDeque<Output>) {
+    pub(super) fn handle(
+        &mut self,
+        id: ConnId,
+        header: Header,
+        body: &Bytes,
+        out: &mut VecDeque<Output>,
+    ) {
         let request = match WireRequest::decode(&header, body) {
             Ok(request) => request,
             Err(error) => {
@@ -219,6 +188,12 @@ impl Machine {
         );
         if is_membership && !leading {
             return self.refuse_with(id, &NOT_LEADER, out);
+        }
+        if is_membership && !self.open {
+            // What the leader before began is not known to be done: busy, for a moment. An
+            // application that has just handed leadership over goes on with its vote at once.
+            let request = Request::new(Task::Change(header, body.clone()));
+            return self.begin(id, request, out);
         }
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
@@ -428,15 +403,13 @@ impl Machine {
         self.drive(out);
     }
 
-    /// The leader as LEADER reports it: to voters only, and to nobody while it is being handed over.
+    /// The leader as LEADER reports it: by voters only, and by nobody while it is being handed over.
+    ///
+    /// A voter that becomes a spare says who leads for a little longer. The original's does not learn
+    /// that it is none any more, and so goes on until it misses the leader; clients that know of no
+    /// other server, as a go-dqlite application that has just handed over may, depend on that.
     fn known_leader(&self, legacy: bool) -> Option<(u64, String)> {
-        let us = self
-            .driver
-            .configuration()
-            .servers
-            .iter()
-            .find(|s| s.id == self.settings.id);
-        let voter = us.is_some_and(|server| server.role == Role::Voter);
+        let voter = self.now < self.votes_until;
         if !(voter || legacy) || self.driver.transferring() {
             return None;
         }
@@ -465,26 +438,10 @@ impl Machine {
         let mut pieces: Vec<Bytes> = heads.next().into_iter().collect();
         pieces.extend(version.pages().map(|page| Bytes::from_owner(page.clone())));
         pieces.extend(heads);
-        self.send(id, pieces, false, out);
-    }
-
-    /// Gives pieces to the socket, and asks to be told when they have left if they are many.
-    pub(super) fn send(
-        &mut self,
-        id: ConnId,
-        pieces: Vec<Bytes>,
-        notify: bool,
-        out: &mut VecDeque<Output>,
-    ) {
-        let Some(conn) = self.conns.get_mut(&id) else {
-            return;
-        };
-        conn.unsent += pieces.iter().map(Bytes::len).sum::<usize>();
-        let notify = notify || conn.is_backed_up();
         out.push_back(Output::Send {
             conn: id,
             pieces,
-            notify,
+            notify: false,
         });
     }
 
@@ -496,7 +453,11 @@ impl Machine {
     ) {
         let mut bytes = Vec::new();
         response.encode(&mut bytes);
-        self.send(id, vec![bytes.into()], false, out);
+        out.push_back(Output::Send {
+            conn: id,
+            pieces: vec![bytes.into()],
+            notify: false,
+        });
     }
 
     pub(super) fn refuse(

@@ -189,8 +189,6 @@ pub struct Machine {
     gated: BTreeSet<ConnId>,
     /// Connections whose answer waits for a proof of leadership.
     proving: BTreeSet<ConnId>,
-    /// Clients that send no more and wait for an answer, by when to interrupt what they wait for.
-    leaving: BTreeSet<(u64, ConnId)>,
     /// Databases with batches to propose.
     dirty: BTreeSet<Bytes>,
     /// Databases whose first waiter may go on once there is room for more writes.
@@ -213,6 +211,10 @@ pub struct Machine {
     handing_over: bool,
     /// No write begins; what has been taken still fits.
     disk_full: bool,
+    /// Leadership was handed over, and by then, at the latest, whoever asked for it is told.
+    successor_by: Option<u64>,
+    /// Until when this node says who leads: without end while it is a voter.
+    votes_until: u64,
     failed: bool,
     effects: Vec<Effect>,
     now: u64,
@@ -256,7 +258,6 @@ impl Machine {
             in_flight: BTreeMap::new(),
             gated: BTreeSet::new(),
             proving: BTreeSet::new(),
-            leaving: BTreeSet::new(),
             dirty: BTreeSet::new(),
             crowded: BTreeSet::new(),
             speculative_bytes: 0,
@@ -271,6 +272,8 @@ impl Machine {
             roles,
             handing_over: false,
             disk_full: false,
+            successor_by: None,
+            votes_until: 0,
             failed: false,
             effects: Vec::new(),
             now: 0,
@@ -305,12 +308,12 @@ impl Machine {
             Input::Closed(conn) => self.closed(conn, out),
             Input::Drained(conn) => self.drained(conn, out),
             Input::Deadline => {
-                if self.driver.deadline() <= now {
+                let successor_due = self.successor_by.is_some_and(|by| by <= now);
+                if self.driver.deadline() <= now || successor_due {
                     self.driver.tick(now);
                     self.drive(out);
                 }
                 self.expire_waiters(out);
-                self.interrupt_leavers();
                 self.poll_if_due(out);
             }
             Input::Durable(id) => {
@@ -357,9 +360,18 @@ impl Machine {
             .filter_map(|db| db.busy_deadline(self.settings.busy_timeout_ms))
             .min();
         let poll = self.epoch.and_then(|_| self.roles.deadline());
-        let leaver = self.leaving.first().map(|(at, _)| *at);
-        let others = busy.into_iter().chain(poll).chain(leaver).min();
+        let others = busy.into_iter().chain(poll).chain(self.successor_by).min();
         others.map_or(self.driver.deadline(), |at| at.min(self.driver.deadline()))
+    }
+
+    /// From now on DESCRIBE reports this failure domain.
+    pub fn set_failure_domain(&mut self, code: u64) {
+        self.settings.failure_domain = code;
+    }
+
+    /// From now on writers wait so long for another connection's open transaction.
+    pub fn set_busy_timeout(&mut self, ms: u64) {
+        self.settings.busy_timeout_ms = ms;
     }
 
     /// Interrupts whatever runs, so that threads come to an end.

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use dq_raft::{ChangeError, ChangeToken, Effect, EntryKind, LogEntry, SnapshotMeta, Trailing};
+use dq_wire::Role;
 use dq_wire::response::Response;
 
 use super::{Epoch, InFlight, Machine, Output};
@@ -11,6 +12,12 @@ use crate::conn::{ConnId, Task};
 use crate::fsm;
 use crate::load::LOG_BYTES_MAX;
 use crate::registry::Database;
+
+/// How long a node that has lost its vote says who leads, ms.
+const VOTER_MS: u64 = 3_000;
+
+/// How long a transfer of leadership waits to hear from the new leader, ms.
+const SUCCESSOR_MS: u64 = 3_000;
 
 impl Machine {
     /// Proposes every batch that has room in its database's pipeline, in one go.
@@ -81,7 +88,22 @@ impl Machine {
         self.effects = effects;
         self.open_gate(out);
         self.settle_proofs(out);
+        self.settle_transfer(out);
         self.snapshot_if_due(out);
+        self.note_vote();
+    }
+
+    /// Keeps in mind until when this node counts as a voter for those who ask it for the leader.
+    fn note_vote(&mut self) {
+        let own = self.driver.configuration().server(self.settings.id);
+        match own.map(|server| server.role) {
+            Some(Role::Voter) => self.votes_until = u64::MAX,
+            Some(Role::Standby) => self.votes_until = 0,
+            Some(Role::Spare) | None if self.votes_until == u64::MAX => {
+                self.votes_until = self.now + VOTER_MS;
+            }
+            Some(Role::Spare) | None => {}
+        }
     }
 
     fn effect(&mut self, effect: Effect, out: &mut VecDeque<Output>) {
@@ -113,13 +135,28 @@ impl Machine {
             }
             Effect::EpochEnded(_) => self.end_epoch(out),
             Effect::ChangeDone { token, result } => self.change_done(Some(token), result, out),
-            Effect::TransferDone { result } => {
-                if std::mem::take(&mut self.handing_over) {
-                    out.push_back(Output::HandedOver(result.is_ok()));
-                }
-                self.change_done(None, result, out);
+            // Whoever asked wants to know who leads now, and so is told no earlier.
+            Effect::TransferDone { result: Ok(()) } => {
+                self.successor_by = Some(self.now + SUCCESSOR_MS);
             }
+            Effect::TransferDone { result } => self.transfer_done(result, out),
         }
+    }
+
+    /// Ends a transfer once its new leader has said so, or has taken too long.
+    fn settle_transfer(&mut self, out: &mut VecDeque<Output>) {
+        let Some(by) = self.successor_by else { return };
+        if self.driver.leader().is_some() || by <= self.now {
+            self.successor_by = None;
+            self.transfer_done(Ok(()), out);
+        }
+    }
+
+    fn transfer_done(&mut self, result: Result<(), ChangeError>, out: &mut VecDeque<Output>) {
+        if std::mem::take(&mut self.handing_over) {
+            out.push_back(Output::HandedOver(result.is_ok()));
+        }
+        self.change_done(None, result, out);
     }
 
     /// The membership change or transfer that was under way has ended.
