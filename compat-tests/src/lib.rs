@@ -12,6 +12,5 @@
 
 pub mod conformance;
 pub mod differential;
-pub mod hostile;
 pub mod load;
 pub mod servers;

@@ -127,7 +127,6 @@ impl Cursor<'_> {
         };
         let expect = |what| Action::Expect {
             after: Duration::ZERO,
-            eventually: false,
             what,
             instead: Vec::new(),
         };
@@ -178,7 +177,6 @@ impl Cursor<'_> {
                 };
                 push(Action::Expect {
                     after,
-                    eventually: self.take_word("eventually"),
                     what: self.expected()?,
                     instead: Vec::new(),
                 });

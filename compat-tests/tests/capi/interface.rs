@@ -1,0 +1,151 @@
+//! What the library exports, its header, and a C program that calls every function of it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use compat_tests::servers::{find_in_path_or_skip, skip};
+
+use crate::{library, repository};
+
+/// Runs a program and returns what it prints; it has to succeed.
+fn run(command: &mut Command) -> String {
+    let output = command.output().expect("the program is there");
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn interface() -> BTreeSet<String> {
+    let list = fs::read_to_string(repository().join("crates/dq-capi/api.txt"));
+    let list = list.expect("the list of symbols is there");
+    list.lines().map(str::to_owned).collect()
+}
+
+/// The third column of what nm prints.
+fn symbols(nm: &mut Command) -> BTreeSet<String> {
+    run(nm)
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(2))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_shared_library_exports_the_interface_and_nothing_else() {
+    let Some(nm) = find_in_path_or_skip("nm") else {
+        return;
+    };
+    let file = library().join("lib/libdqlite.so.0");
+    let exported = symbols(Command::new(nm).args(["-D", "--defined-only"]).arg(file));
+    assert_eq!(exported, interface());
+}
+
+#[test]
+fn the_static_library_hides_its_sqlite() {
+    let Some(nm) = find_in_path_or_skip("nm") else {
+        return;
+    };
+    let file = library().join("lib/libdqlite.a");
+    let exported = symbols(Command::new(nm).args(["-g", "--defined-only"]).arg(file));
+    assert_eq!(exported, interface());
+}
+
+#[test]
+fn the_library_is_known_by_the_name_that_programs_ask_for() {
+    let Some(readelf) = find_in_path_or_skip("readelf") else {
+        return;
+    };
+    let file = library().join("lib/libdqlite.so");
+    let text = run(Command::new(readelf).arg("-d").arg(file));
+    assert!(text.contains("Library soname: [libdqlite.so.0]"), "{text}");
+    assert!(text.contains("NODELETE"), "{text}");
+    assert!(!text.contains("libsqlite3"), "{text}");
+}
+
+/// The C compiler, if it can compile what includes `sqlite3.h`, as our header does.
+fn compiler(name: &str, scratch: &Path) -> Option<PathBuf> {
+    let compiler = find_in_path_or_skip(name)?;
+    let probe = scratch.join("probe.c");
+    fs::write(&probe, "#include <sqlite3.h>\n").expect("written");
+    let probed = Command::new(&compiler)
+        .arg("-fsyntax-only")
+        .arg(&probe)
+        .output()
+        .expect("the compiler runs");
+    if !probed.status.success() {
+        skip("no sqlite3.h");
+        return None;
+    }
+    Some(compiler)
+}
+
+#[test]
+fn the_header_compiles_without_a_warning_in_c_and_cxx() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let source = scratch.path().join("header.c");
+    let text = "#include <dqlite.h>\nint main(void) { return dqlite_version_number() ? 0 : 1; }\n";
+    fs::write(&source, text).expect("written");
+    for (name, arguments) in [
+        ("gcc", ["-std=c99", "-pedantic"]),
+        ("gcc", ["-std=gnu17", "-O2"]),
+        ("g++", ["-xc++", "-std=c++11"]),
+    ] {
+        let Some(compiler) = compiler(name, scratch.path()) else {
+            continue;
+        };
+        run(Command::new(compiler)
+            .args(["-Wall", "-Wextra", "-Werror", "-fsyntax-only"])
+            .args(arguments)
+            .arg("-I")
+            .arg(library().join("include"))
+            .arg(&source));
+    }
+}
+
+/// Compiles the C program; `linking` says how it finds the library.
+fn compile(scratch: &Path, linking: &[&str]) -> Option<PathBuf> {
+    let compiler = compiler("gcc", scratch)?;
+    let program = scratch.join("capi");
+    run(Command::new(compiler)
+        .args(["-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror", "-I"])
+        .arg(library().join("include"))
+        .arg(repository().join("compat-tests/c/capi.c"))
+        .args(linking)
+        .arg("-lpthread")
+        .arg("-o")
+        .arg(&program));
+    Some(program)
+}
+
+#[test]
+fn a_c_program_uses_and_misuses_every_function() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let lib = library().join("lib").display().to_string();
+    let linking = [
+        &format!("-L{lib}"),
+        "-ldqlite",
+        &format!("-Wl,-rpath,{lib}"),
+    ];
+    let Some(program) = compile(scratch.path(), &linking.map(|text| text as &str)) else {
+        return;
+    };
+    let data = tempfile::tempdir().expect("a directory");
+    run(Command::new(program).arg(data.path()).arg("200"));
+}
+
+#[test]
+fn a_c_program_can_be_linked_with_the_static_library() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let archive = library().join("lib/libdqlite.a").display().to_string();
+    let Some(program) = compile(scratch.path(), &[&archive, "-ldl", "-lm"]) else {
+        return;
+    };
+    let data = tempfile::tempdir().expect("a directory");
+    run(Command::new(program).arg(data.path()).arg("5"));
+}
