@@ -12,5 +12,6 @@
 
 pub mod conformance;
 pub mod differential;
+pub mod hostile;
 pub mod load;
 pub mod servers;

@@ -124,6 +124,8 @@ pub struct Options {
     pub busy_timeout_ms: Option<u32>,
     /// More arguments for our program; with none, roles are left to clients, as C leaves them.
     pub arguments: Vec<String>,
+    /// Limit on the process's open files; that of this process if `None`.
+    pub open_files_max: Option<u32>,
 }
 
 impl Default for Options {
@@ -135,6 +137,7 @@ impl Default for Options {
             latency_ms: None,
             busy_timeout_ms: None,
             arguments: ["--roles", "off"].map(str::to_owned).to_vec(),
+            open_files_max: None,
         }
     }
 }
@@ -148,6 +151,7 @@ pub struct Server {
     latency_ms: Option<u32>,
     busy_timeout_ms: Option<u32>,
     arguments: Vec<String>,
+    open_files_max: Option<u32>,
     dir: TempDir,
     child: Option<Child>,
 }
@@ -173,6 +177,7 @@ impl Server {
             latency_ms: options.latency_ms,
             busy_timeout_ms: options.busy_timeout_ms,
             arguments: options.arguments,
+            open_files_max: options.open_files_max,
             dir,
             child: None,
         };
@@ -218,7 +223,15 @@ impl Server {
             .create(true)
             .append(true)
             .open(self.log_path())?;
-        let mut command = Command::new(&program);
+        let mut command = match self.open_files_max {
+            None => Command::new(&program),
+            Some(count) => {
+                let mut shell = Command::new("sh");
+                let limited = format!("ulimit -n {count}; exec \"$0\" \"$@\"");
+                shell.args(["-c", &limited]).arg(&program);
+                shell
+            }
+        };
         let (latency, busy_timeout) = match self.kind {
             Kind::C => ("--latency", "--busy-timeout"),
             Kind::Ours => ("--network-latency-ms", "--busy-timeout-ms"),

@@ -1,6 +1,7 @@
 //! The nodes that a case runs on: one, or three voters and a spare.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -13,8 +14,12 @@ use super::message::{Message, Request};
 use super::text::{Names, Text};
 use crate::servers::{self, Kind, Options, Server};
 
-/// Latency setting of cluster nodes: elections take a fraction of a second.
-const CLUSTER_LATENCY_MS: u32 = 20;
+/// Latency setting of cluster nodes: elections take a second or so, and a busy machine does not cause
+/// them.
+const CLUSTER_LATENCY_MS: u32 = 50;
+
+/// Pause between two looks at a condition that only polling can see.
+pub(super) const POLL: Duration = Duration::from_millis(10);
 
 /// Nodes by their letter.
 #[derive(Debug)]
@@ -97,6 +102,22 @@ impl Bed {
         })
     }
 
+    /// Freezes a node, and waits until none of its threads runs any more: the signal alone leaves it
+    /// time for an answer.
+    pub(super) fn pause(&self, letter: char) -> Result<(), String> {
+        let node = self.nodes.get(&letter).ok_or("no such node")?;
+        node.pause().map_err(|error| error.to_string())?;
+        let tasks = format!("/proc/{}/task", node.pid().ok_or("the node does not run")?);
+        let deadline = Instant::now() + servers::DEADLINE;
+        while !all_stopped(&tasks).map_err(|error| error.to_string())? {
+            if Instant::now() > deadline {
+                return Err(format!("node {letter} does not freeze"));
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
     /// Waits until every running voter names `leader`.
     pub(super) fn await_leader(&self, leader: char) -> Result<(), String> {
         let wanted = self.nodes.get(&leader).ok_or("no such node")?.address();
@@ -109,11 +130,26 @@ impl Bed {
                 if Instant::now() > deadline {
                     return Err(format!("node {letter} does not name {leader} as leader"));
                 }
-                std::thread::sleep(Duration::from_millis(10));
+                std::thread::sleep(POLL);
             }
         }
         Ok(())
     }
+}
+
+/// Whether each thread is in state T, which follows the program's name in parentheses.
+fn all_stopped(tasks: &str) -> io::Result<bool> {
+    for task in fs::read_dir(tasks)? {
+        let stat = fs::read_to_string(task?.path().join("stat"))?;
+        if !stat
+            .rsplit(") ")
+            .next()
+            .is_some_and(|rest| rest.starts_with('T'))
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Where nodes keep their directories: in memory where that is possible.

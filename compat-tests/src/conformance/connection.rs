@@ -32,6 +32,7 @@ pub struct Connection {
     corked: Option<Vec<u8>>,
     bytewise: bool,
     last_sent: Instant,
+    last_bytes: Vec<u8>,
     /// Where the socket is read to.
     chunk: Vec<u8>,
     /// What was read and is not taken yet.
@@ -52,6 +53,7 @@ impl Connection {
             corked: None,
             bytewise: false,
             last_sent: Instant::now(),
+            last_bytes: Vec::new(),
             chunk: vec![0; 64 << 10],
             read_buffer: Vec::new(),
         };
@@ -82,12 +84,22 @@ impl Connection {
             return Ok(());
         }
         self.last_sent = Instant::now();
+        bytes.clone_into(&mut self.last_bytes);
         if self.bytewise {
             return bytes
                 .chunks(1)
                 .try_for_each(|byte| self.stream.write_all(byte));
         }
         self.stream.write_all(bytes)
+    }
+
+    /// Sends again what was sent last.
+    ///
+    /// # Errors
+    /// As [`Connection::send`].
+    pub fn send_again(&mut self) -> io::Result<()> {
+        let bytes = std::mem::take(&mut self.last_bytes);
+        self.send(&bytes)
     }
 
     /// Keeps what is sent from now on.

@@ -52,7 +52,8 @@
 //! (ROWS up to the end, that many rows in all, at least that many messages before the last),
 //! `DRAIN` (any ROWS, perhaps cut short by FAILURE 9, then one EMPTY), `RESULT any`, `DUMPED sql output` (FILES; what the `sqlite3`
 //! shell makes of the files). `expect after 0.4s …` also wants that much time since the last request.
-//! There are no upper bounds but the runner's own deadline.
+//! `expect eventually …` sends the last request again for as long as the answer is another one, for
+//! what a follower learns a little later. There are no upper bounds but the runner's own deadline.
 //!
 //! **Nodes**: `restart`; in a cluster `stop F`, `start F`, `pause F`, `resume F`, `leader F` (wait until all
 //! running nodes name it).

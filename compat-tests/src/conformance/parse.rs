@@ -127,6 +127,7 @@ impl Cursor<'_> {
         };
         let expect = |what| Action::Expect {
             after: Duration::ZERO,
+            eventually: false,
             what,
             instead: Vec::new(),
         };
@@ -177,6 +178,7 @@ impl Cursor<'_> {
                 };
                 push(Action::Expect {
                     after,
+                    eventually: self.take_word("eventually"),
                     what: self.expected()?,
                     instead: Vec::new(),
                 });

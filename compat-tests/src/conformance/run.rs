@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use dq_wire::header::response_type;
 use dq_wire::{PROTOCOL_V1, Response, RowsEnd};
 
-use super::bed::Bed;
+use super::bed::{Bed, POLL};
 use super::compare::{Mismatch, compare_dump, compare_reply};
 use super::connection::{Connection, Received};
 use super::frame::{Frame, hex, show_frame};
@@ -205,6 +205,7 @@ impl Play<'_> {
             Action::Close => drop(self.connections.remove(&letter)),
             Action::Expect {
                 after,
+                eventually,
                 what,
                 instead,
             } => {
@@ -213,6 +214,7 @@ impl Play<'_> {
                     .find(|(targets, _)| targets.iter().any(|t| t.covers(self.target)));
                 match other {
                     Some((_, what)) => self.expect(letter, what)?,
+                    None if *eventually => self.expect_eventually(letter, what)?,
                     None => {
                         self.expect(letter, what)?;
                         let waited = self.connection(letter)?.since_sent();
@@ -233,11 +235,23 @@ impl Play<'_> {
             }
             Action::StopNode(node) => self.node(*node)?.stop().map_err(text)?,
             Action::StartNode(node) => self.node(*node)?.start_again().map_err(text)?,
-            Action::PauseNode(node) => self.node(*node)?.pause().map_err(text)?,
+            Action::PauseNode(node) => self.bed.pause(*node)?,
             Action::ResumeNode(node) => self.node(*node)?.resume().map_err(text)?,
             Action::AwaitLeader(node) => self.bed.await_leader(*node)?,
         }
         Ok(())
+    }
+
+    fn expect_eventually(&mut self, letter: char, what: &Expected) -> Result<(), String> {
+        let deadline = Instant::now() + CASE_DEADLINE;
+        loop {
+            match self.expect(letter, what) {
+                Err(_) if Instant::now() < deadline => {}
+                result => return result,
+            }
+            std::thread::sleep(POLL);
+            self.connection(letter)?.send_again().map_err(text)?;
+        }
     }
 
     fn expect(&mut self, letter: char, what: &Expected) -> Result<(), String> {

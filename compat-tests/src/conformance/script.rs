@@ -93,6 +93,8 @@ pub enum Action {
     Expect {
         /// At least so long after the last request on this connection.
         after: Duration,
+        /// If something else comes, ask again.
+        eventually: bool,
         /// What must come.
         what: Expected,
         /// What must come on some targets.

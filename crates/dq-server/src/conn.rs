@@ -24,6 +24,10 @@ pub type ConnId = u64;
 /// Bytes read ahead while a request is at work.
 pub const READ_AHEAD_BYTES: usize = 64 * 1024;
 
+/// Bytes of answers given to the socket, and not known to have left it, above which no further
+/// request is looked at: a client that asks and never reads must not fill the memory.
+pub const UNSENT_BYTES: usize = 256 * 1024;
+
 /// A connection and the state of its protocol.
 #[derive(Debug)]
 pub struct Conn {
@@ -37,6 +41,8 @@ pub struct Conn {
     pub gone: bool,
     /// The shell was told not to read.
     pub paused: bool,
+    /// Bytes given to the socket since it was last known to be empty.
+    pub unsent: usize,
     /// A request was answered on this connection.
     pub used: bool,
     /// The open database.
@@ -173,6 +179,7 @@ impl Default for Conn {
             eof: false,
             gone: false,
             paused: false,
+            unsent: 0,
             used: false,
             session: None,
             request: None,
@@ -213,7 +220,17 @@ impl Conn {
         }
         let mut frame = self.buffer.split_to(Header::SIZE + size);
         let body = frame.split_off(Header::SIZE).freeze();
+        if size > READ_AHEAD_BYTES {
+            // The rest shares the memory of the large message, and would keep it for as long as the
+            // connection lives.
+            self.buffer = BytesMut::from(&self.buffer[..]);
+        }
         Frame::Message(header, body)
+    }
+
+    /// Whether the client takes its answers too slowly for more of them.
+    pub fn is_backed_up(&self) -> bool {
+        self.unsent > UNSENT_BYTES
     }
 
     /// Kind of the message at the front of the buffer, if it is whole.

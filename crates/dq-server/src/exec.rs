@@ -45,6 +45,13 @@ const RETURNING_BYTES: usize = 1024 * 1024;
 /// Statements of a text that one job runs, at most: each has a budget of its own.
 const STATEMENTS_PER_JOB: u32 = 16;
 
+/// Longest row that is sent, in bytes of its values. Single values are bounded by SQLite, but a row
+/// may have thousands of them.
+const ROW_BYTES_MAX: usize = 1 << 31;
+
+/// SQL texts above this size are parsed by a worker: parsing has no step budget.
+const INLINE_TEXT_BYTES: usize = 64 * 1024;
+
 /// SQLite virtual machine steps that a statement may take on the event loop: well under a
 /// millisecond.
 pub const INLINE_STEPS: u64 = 20_000;
@@ -149,6 +156,18 @@ impl Work {
                 .statement(call.id)
                 .is_some_and(|prepared| prepared.slow),
         }
+    }
+
+    /// Whether so much text is left to parse that it would hold up the event loop.
+    pub fn is_large(&self) -> bool {
+        let left = match self {
+            Work::Prepare { sql, .. } => sql.len(),
+            Work::ExecText(text) | Work::QueryText(text) if text.current.is_none() => {
+                text.sql.len().saturating_sub(text.offset)
+            }
+            _ => 0,
+        };
+        left > INLINE_TEXT_BYTES
     }
 
     /// Gives the work up: a statement in mid-stream is reset.
@@ -659,6 +678,11 @@ impl Run {
             let mut batch = RowsEncoder::begin(messages, names);
             loop {
                 match stepped {
+                    Stepped::Row if row_size(&prepared.stmt) > ROW_BYTES_MAX => {
+                        undo(db, &mut prepared.stmt);
+                        let outcome = Outcome::failed(18, "string or blob too big");
+                        return stopped(outcome, batch.discard(), rows.streaming);
+                    }
                     Stepped::Row => push_row(&mut batch, &prepared.stmt, &rows.classes),
                     Stepped::Done => {
                         prepared.stmt.reset();
@@ -704,6 +728,17 @@ fn stopped(outcome: Outcome, messages: Vec<u8>, streaming: bool) -> Outcome {
         },
         other => other,
     }
+}
+
+/// Ends a statement in mid-stream so that nothing of it remains. A reset alone would commit what one
+/// with RETURNING has changed.
+fn undo(db: &Db, stmt: &mut Stmt) {
+    if !stmt.readonly() {
+        db.interrupt_handle().interrupt();
+        // It fails, since it is interrupted; that is the point.
+        let _ = stmt.step();
+    }
+    stmt.reset();
 }
 
 /// Runs a statement of ours that yields no rows.
@@ -791,6 +826,13 @@ fn is_any(decltype: &[u8], names: &[&str]) -> bool {
     names
         .iter()
         .any(|name| decltype.eq_ignore_ascii_case(name.as_bytes()))
+}
+
+/// Bytes of the current row's values.
+fn row_size(stmt: &Stmt) -> usize {
+    (0..stmt.column_count())
+        .map(|i| stmt.column_size(i))
+        .fold(0, usize::saturating_add)
 }
 
 /// Encodes the statement's current row: the types first, then the values.

@@ -29,6 +29,18 @@ use dq_raft::{Compression, Driver, Options, ReadMode};
 /// The id that bootstraps a cluster when a node of it starts on an empty directory, beside 1.
 pub const BOOTSTRAP_ID: u64 = 0x2dc1_7185_8c31_55be;
 
+/// File descriptors that clients do not get: a log that cannot open its next segment ends the node.
+pub const FILES_RESERVED: u64 = 64;
+
+/// What the limit on open files leaves for clients.
+fn files_for_connections() -> usize {
+    use nix::sys::resource::{Resource, getrlimit};
+
+    // A limit that is not known is found when it is met: then accepting pauses.
+    let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    usize::try_from(files - FILES_RESERVED.min(files / 2)).unwrap_or(usize::MAX)
+}
+
 /// A running node. Dropping it stops it.
 ///
 /// ```no_run
@@ -266,7 +278,8 @@ impl NodeBuilder {
         self
     }
 
-    /// Connections accepted at the same time; 65536 unless set.
+    /// Connections accepted at the same time; 65536 unless set. Fewer if the limit on open files would
+    /// not leave [`FILES_RESERVED`] for the log and the other nodes.
     pub fn connections_max(mut self, count: usize) -> NodeBuilder {
         self.connections_max = count;
         self
@@ -389,7 +402,7 @@ impl NodeBuilder {
             peers,
             receiver,
             dir: loaded.dir,
-            connections_max: self.connections_max,
+            connections_max: self.connections_max.min(files_for_connections()),
         })
         .map_err(StartError::Io)?;
         event_loop.start().map_err(StartError::Corrupt)?;

@@ -44,7 +44,7 @@ pub mod roles;
 pub mod sql;
 
 pub use dq_raft::ReadMode;
-pub use handle::{BOOTSTRAP_ID, Node, NodeBuilder, StartError, StopError};
+pub use handle::{BOOTSTRAP_ID, FILES_RESERVED, Node, NodeBuilder, StartError, StopError};
 pub use io::dial::{Dial, PlainDialer};
 pub use io::listener::{BindAddr, BoundSocket, UnixPeers};
 pub use node::Status;

@@ -1,5 +1,7 @@
 //! `dq-server`: a dqlite node as a process.
 
+mod check;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,6 +24,9 @@ struct Cli {
 enum Command {
     /// Run a node until SIGTERM or SIGINT.
     Run(Run),
+    /// Report what a data directory holds and what a start would do with it; changes nothing. The
+    /// status is 0 if it is sound, 1 if something is damaged, 2 if it cannot be read.
+    Check(check::Check),
 }
 
 #[derive(Debug, Args)]
@@ -98,7 +103,10 @@ impl From<Reads> for ReadMode {
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    let Command::Run(run) = Cli::parse().command;
+    let run = match Cli::parse().command {
+        Command::Run(run) => run,
+        Command::Check(check) => return check.run(),
+    };
     match serve(&run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -61,6 +61,8 @@ pub struct EventLoop {
     to_read: BTreeSet<ConnId>,
     accept_again_at: Option<u64>,
     connections_max: usize,
+    /// Connections are being refused, and the log says so.
+    refusing: bool,
     log_writer: LogWriterThread,
     workers: Workers,
     background: Background,
@@ -130,6 +132,7 @@ impl EventLoop {
             to_read: BTreeSet::new(),
             accept_again_at: None,
             connections_max,
+            refusing: false,
             log_writer,
             workers,
             background,
@@ -362,8 +365,12 @@ impl EventLoop {
         for _ in 0..ACCEPTS {
             match self.listener.accept() {
                 Ok(Some(stream)) => {
-                    if self.sockets.len() >= self.connections_max {
-                        log::warn!("connection refused: {} are open", self.sockets.len());
+                    let full = self.sockets.len() >= self.connections_max;
+                    if full && !self.refusing {
+                        log::warn!("connections refused: {} are open", self.sockets.len());
+                    }
+                    self.refusing = full;
+                    if full {
                         continue;
                     }
                     self.adopt(Socket::new(stream));

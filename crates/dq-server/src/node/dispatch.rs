@@ -51,6 +51,7 @@ impl Machine {
             self.gated.insert(id);
             return;
         }
+        let large = matches!(&request.task, Task::Sql(Some(work)) if work.is_large());
         match &mut request.task {
             Task::Open(name) => {
                 let name = name.clone();
@@ -59,7 +60,7 @@ impl Machine {
             Task::Sql(_) => {
                 // Inline, nothing runs beside a job, so holding a free slot for it costs nobody
                 // anything and saves a statement that writes a second round.
-                if inline {
+                if inline && !large {
                     self.take_free_slot(id);
                 }
                 self.execute(id, inline, out);
@@ -147,6 +148,7 @@ impl Machine {
         let (Some(work), Some(handle)) = (work.take(), session.handle.take()) else {
             return;
         };
+        let inline = inline && !work.is_large();
         let slot = database.slot == Some(id);
         if slot {
             database.settle_waits(self.now);
@@ -392,7 +394,7 @@ impl Machine {
 
     /// Sends an answer whose conditions are met.
     fn deliver(&mut self, id: ConnId, pieces: Vec<Bytes>, last: bool, out: &mut VecDeque<Output>) {
-        let Some(conn) = self.conns.get_mut(&id) else {
+        let Some(conn) = self.conns.get(&id) else {
             return;
         };
         if conn.gone {
@@ -400,32 +402,29 @@ impl Machine {
                 return self.forget(id, out);
             }
         } else {
-            out.push_back(Output::Send {
-                conn: id,
-                pieces,
-                notify: !last,
-            });
+            self.send(id, pieces, !last, out);
         }
         if last {
             self.finish_request(id, out);
-        } else if let Some(request) = &mut conn.request {
+        } else if let Some(request) =
+            (self.conns.get_mut(&id)).and_then(|conn| conn.request.as_mut())
+        {
             request.phase = Phase::Drain;
         }
     }
 
-    /// The socket has taken the rows: make more.
+    /// The socket has taken all it was given: make more rows, or look at the next request.
     pub(super) fn drained(&mut self, id: ConnId, out: &mut VecDeque<Output>) {
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };
-        if matches!(
-            conn.request,
-            Some(Request {
-                phase: Phase::Drain,
-                ..
-            })
-        ) {
-            self.execute(id, false, out);
+        conn.unsent = 0;
+        match &conn.request {
+            Some(request) if matches!(request.phase, Phase::Drain) => {
+                self.execute(id, false, out);
+            }
+            Some(_) => {}
+            None => self.pump(id, out),
         }
     }
 

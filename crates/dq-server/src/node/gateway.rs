@@ -14,12 +14,18 @@ use dq_wire::response::{FileHead, Response, encode_files};
 use dq_wire::{Params, ParamsBuf};
 
 use super::{Machine, Output};
-use crate::conn::{ConnId, Frame, Phase, READ_AHEAD_BYTES, Request, Stage, Task};
+use crate::conn::{Conn, ConnId, Frame, Phase, READ_AHEAD_BYTES, Request, Stage, Task};
 use crate::error::{NOT_LEADER, Refusal};
 use crate::exec::{Call, Text, Work};
 
 /// What CLIENT is answered: a heartbeat timeout in ms that nobody enforces.
 const HEARTBEAT_MS: u64 = 15_000;
+
+/// How long a statement that only reads may go on for a client that sends no more, ms.
+const LEAVE_MS: u64 = 2000;
+
+/// How long until it is interrupted again if it still runs, ms.
+const LEAVE_AGAIN_MS: u64 = 500;
 
 /// Longest database name that opens, in bytes: SQLite wants name + 8 to fit in 512.
 const NAME_BYTES_MAX: usize = 504;
@@ -30,14 +36,14 @@ impl Machine {
             return;
         };
         conn.buffer.extend_from_slice(bytes);
-        if conn.request.is_some() {
+        if conn.request.is_some() || conn.is_backed_up() {
             self.seen_while_busy(id, out);
             return;
         }
         self.pump(id, out);
     }
 
-    /// A request is at work: stop reading when enough is there, and let an INTERRUPT end rows.
+    /// A request is at work, or answers pile up: stop reading when enough is there, and let an INTERRUPT end rows.
     fn seen_while_busy(&mut self, id: ConnId, out: &mut VecDeque<Output>) {
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
@@ -79,6 +85,9 @@ impl Machine {
                 self.forget(id, out);
                 return;
             }
+            if conn.is_backed_up() {
+                return;
+            }
             let frame = match &conn.stage {
                 Stage::Handshake => {
                     if !conn.handshake() {
@@ -118,6 +127,34 @@ impl Machine {
         };
         conn.eof = true;
         self.pump(id, out);
+        let busy = |conn: &Conn| conn.request.is_some();
+        if self.conns.get(&id).is_some_and(busy) {
+            self.leaving.insert((self.now + LEAVE_MS, id));
+        }
+    }
+
+    /// Interrupts what is read for clients that have been silent for too long after they said that
+    /// they send no more. Whether they still listen cannot be seen: a socket that is closed and one
+    /// that is closed in one direction look the same until something is sent.
+    pub(super) fn interrupt_leavers(&mut self) {
+        while let Some(&(at, id)) = self.leaving.first()
+            && at <= self.now
+        {
+            self.leaving.pop_first();
+            let Some(conn) = self.conns.get(&id) else {
+                continue;
+            };
+            let Some(request) = &conn.request else {
+                continue;
+            };
+            if let (Phase::Running, true, Some(session)) =
+                (&request.phase, request.only_reads, &conn.session)
+            {
+                session.interrupt.interrupt();
+            }
+            // An interrupt does nothing to a statement that still waits for a worker.
+            self.leaving.insert((self.now + LEAVE_AGAIN_MS, id));
+        }
     }
 
     pub(super) fn closed(&mut self, id: ConnId, out: &mut VecDeque<Output>) {
@@ -438,10 +475,26 @@ impl Machine {
         let mut pieces: Vec<Bytes> = heads.next().into_iter().collect();
         pieces.extend(version.pages().map(|page| Bytes::from_owner(page.clone())));
         pieces.extend(heads);
+        self.send(id, pieces, false, out);
+    }
+
+    /// Gives pieces to the socket, and asks to be told when they have left if they are many.
+    pub(super) fn send(
+        &mut self,
+        id: ConnId,
+        pieces: Vec<Bytes>,
+        notify: bool,
+        out: &mut VecDeque<Output>,
+    ) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        conn.unsent += pieces.iter().map(Bytes::len).sum::<usize>();
+        let notify = notify || conn.is_backed_up();
         out.push_back(Output::Send {
             conn: id,
             pieces,
-            notify: false,
+            notify,
         });
     }
 
@@ -453,11 +506,7 @@ impl Machine {
     ) {
         let mut bytes = Vec::new();
         response.encode(&mut bytes);
-        out.push_back(Output::Send {
-            conn: id,
-            pieces: vec![bytes.into()],
-            notify: false,
-        });
+        self.send(id, vec![bytes.into()], false, out);
     }
 
     pub(super) fn refuse(

@@ -189,6 +189,8 @@ pub struct Machine {
     gated: BTreeSet<ConnId>,
     /// Connections whose answer waits for a proof of leadership.
     proving: BTreeSet<ConnId>,
+    /// Clients that send no more and wait for an answer, by when to interrupt what they wait for.
+    leaving: BTreeSet<(u64, ConnId)>,
     /// Databases with batches to propose.
     dirty: BTreeSet<Bytes>,
     /// Databases whose first waiter may go on once there is room for more writes.
@@ -258,6 +260,7 @@ impl Machine {
             in_flight: BTreeMap::new(),
             gated: BTreeSet::new(),
             proving: BTreeSet::new(),
+            leaving: BTreeSet::new(),
             dirty: BTreeSet::new(),
             crowded: BTreeSet::new(),
             speculative_bytes: 0,
@@ -314,6 +317,7 @@ impl Machine {
                     self.drive(out);
                 }
                 self.expire_waiters(out);
+                self.interrupt_leavers();
                 self.poll_if_due(out);
             }
             Input::Durable(id) => {
@@ -360,7 +364,9 @@ impl Machine {
             .filter_map(|db| db.busy_deadline(self.settings.busy_timeout_ms))
             .min();
         let poll = self.epoch.and_then(|_| self.roles.deadline());
-        let others = busy.into_iter().chain(poll).chain(self.successor_by).min();
+        let leaver = self.leaving.first().map(|(at, _)| *at);
+        let others = busy.into_iter().chain(poll).chain(leaver);
+        let others = others.chain(self.successor_by).min();
         others.map_or(self.driver.deadline(), |at| at.min(self.driver.deadline()))
     }
 

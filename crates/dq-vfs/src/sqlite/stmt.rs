@@ -209,6 +209,27 @@ impl Stmt {
         }
     }
 
+    /// Bytes that a column of the current row has when it is read; 8 for a number. Unlike reading it,
+    /// this does not make a `zeroblob` real, so it may be asked of a value that is too large.
+    pub fn column_size(&self, index: usize) -> usize {
+        let _entered = self.handle.enter();
+        let Ok(index) = c_int::try_from(index) else {
+            return 0;
+        };
+        if self.handle.is_closed() {
+            return 0;
+        }
+        // SAFETY: the statement is ours, and we are inside its connection.
+        let size = unsafe {
+            match sqlite::sqlite3_column_type(self.stmt, index) {
+                sqlite::SQLITE_INTEGER | sqlite::SQLITE_FLOAT => 8,
+                sqlite::SQLITE_NULL => 0,
+                _ => sqlite::sqlite3_column_bytes(self.stmt, index),
+            }
+        };
+        usize::try_from(size).unwrap_or(0)
+    }
+
     /// Ends the current run, so that the statement can be bound and stepped anew. In autocommit
     /// mode this ends the transaction too, if it was the last statement running.
     pub fn reset(&mut self) {
