@@ -77,7 +77,7 @@ impl World {
             }
             Fault::Isolate if self.nodes.len() > 1 => {
                 let count = self.nodes.len();
-                let node = leader.filter(|_| node % 2 == 0).unwrap_or(node);
+                let node = leader.filter(|_| node.is_multiple_of(2)).unwrap_or(node);
                 self.cut(|from, to| from.max(to) < count && (from == node || to == node));
             }
             Fault::Reset => return self.reset(false),

@@ -737,10 +737,11 @@ impl World {
             .peers
             .get(&to)
             .is_some_and(|peer| peer.address != address);
-        if moved && let Some(peer) = process.peers.remove(&to) {
-            if let PeerState::Connected(link) = peer.state {
-                self.hang_up(link, 0);
-            }
+        if moved
+            && let Some(peer) = process.peers.remove(&to)
+            && let PeerState::Connected(link) = peer.state
+        {
+            self.hang_up(link, 0);
         }
         let local = self.nodes[node].clock.millis(self.now);
         let peer = process.peers.entry(to).or_insert_with(|| Peer {
@@ -1057,13 +1058,11 @@ impl World {
                 let slot = &mut self.nodes[node];
                 if slot.life == life
                     && let Some(process) = &mut slot.process
+                    && let Some(known) = process.peers.get_mut(&peer)
+                    && known.state == PeerState::Connected(id)
                 {
-                    if let Some(known) = process.peers.get_mut(&peer)
-                        && known.state == PeerState::Connected(id)
-                    {
-                        known.state = PeerState::Idle(local);
-                        self.post(node, Mail::PeerLost(peer));
-                    }
+                    known.state = PeerState::Idle(local);
+                    self.post(node, Mail::PeerLost(peer));
                 }
             }
             End::Snapshot { node, life, peer } => {
