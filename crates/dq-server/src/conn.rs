@@ -108,7 +108,8 @@ pub struct Request {
     pub task: Task,
     /// What it waits for.
     pub phase: Phase,
-    /// Highest version that it published; 0 for none.
+    /// Lowest version that it published; 0 for none. Once that one is proposed, the request may have
+    /// been executed in part, however much of it has not been proposed.
     pub published: u64,
     /// Its arrival, while leadership at that time is not proven.
     pub ticket: Option<ReadTicket>,

@@ -34,16 +34,7 @@ pub(crate) enum End {
         /// The peer's id.
         peer: u64,
     },
-    /// A stream that a node has opened to send a snapshot to a peer.
-    Snapshot {
-        /// The node.
-        node: usize,
-        /// Which of its lives.
-        life: u64,
-        /// The peer's id.
-        peer: u64,
-    },
-    /// Nobody is there any more.
+    /// Nobody is there any more, or somebody who has sent all there was.
     Gone,
 }
 

@@ -669,7 +669,9 @@ impl Machine {
                     session.seen = session.seen.max(number);
                 }
                 if let Some(request) = &mut conn.request {
-                    request.published = number;
+                    if request.published == 0 {
+                        request.published = number;
+                    }
                 }
             }
         }

@@ -203,8 +203,9 @@ pub struct Machine {
     /// Size of the databases in the snapshot that was taken last.
     snapshot_bytes: u64,
     snapshot_running: bool,
-    /// A snapshot from a leader, checked, that raft has not yet installed.
-    arrived: Option<(SnapshotMeta, Images)>,
+    /// Snapshots from leaders, checked, that raft has neither installed nor refused. The same one
+    /// may come again while the first is being installed.
+    arrived: Vec<(SnapshotMeta, Images)>,
     /// A follower needs a newer snapshot than there is.
     snapshot_wanted: bool,
     weight: u64,
@@ -269,7 +270,7 @@ impl Machine {
             log_bytes_since_snapshot: 0,
             snapshot_bytes: 0,
             snapshot_running: false,
-            arrived: None,
+            arrived: Vec::new(),
             snapshot_wanted: false,
             weight: 0,
             roles,

@@ -130,19 +130,17 @@ impl Machine {
         received: Result<(SnapshotMeta, Images), String>,
         out: &mut VecDeque<Output>,
     ) {
-        let Some(conn) = self.conns.get_mut(&id) else {
-            return;
-        };
-        let Stage::Peer {
+        let stage = self.conns.get_mut(&id).map(|conn| &mut conn.stage);
+        let Some(Stage::Peer {
             id: from,
             address,
             receiving,
-        } = &mut conn.stage
+        }) = stage
         else {
-            return;
+            return discard(received, out);
         };
         let Some(Receiving { term, .. }) = receiving.take() else {
-            return;
+            return discard(received, out);
         };
         let from = PeerId {
             id: *from,
@@ -154,8 +152,15 @@ impl Machine {
                 self.settings.id,
                 meta.index
             );
-            self.arrived = Some((meta.clone(), images));
-            self.receive(&from, Message::InstallSnapshot { term, meta })
+            self.arrived.push((meta.clone(), images));
+            let message = Message::InstallSnapshot {
+                term,
+                meta: meta.clone(),
+            };
+            self.receive(&from, message).inspect_err(|_| {
+                self.arrived.retain(|(arrived, _)| *arrived != meta);
+                out.push_back(Output::Discard(Box::new(meta)));
+            })
         });
         if let Err(why) = outcome {
             log::warn!(
@@ -163,7 +168,6 @@ impl Machine {
                 self.settings.id,
                 from.id
             );
-            self.arrived = None;
             self.hang_up(id, out);
         }
         self.drive(out);
@@ -172,12 +176,14 @@ impl Machine {
 
     /// Raft has installed a snapshot: its databases are all there are from here on.
     pub(super) fn restore(&mut self, meta: SnapshotMeta, out: &mut VecDeque<Output>) {
-        let images = match self.arrived.take() {
-            Some((arrived, images)) if (arrived.index, arrived.term) == (meta.index, meta.term) => {
-                images
-            }
-            _ => return self.fail(format!("snapshot at {} is not at hand", meta.index), out),
+        let at = |(arrived, _): &(SnapshotMeta, Images)| *arrived == meta;
+        let Some(position) = self.arrived.iter().position(at) else {
+            return self.fail(format!("snapshot at {} is not at hand", meta.index), out);
         };
+        let (_, images) = self.arrived.swap_remove(position);
+        // Whatever raft had begun to install before is overtaken.
+        self.arrived
+            .retain(|(arrived, _)| arrived.index > meta.index);
         self.databases.clear();
         self.install(images);
         self.snapshot_index = meta.index;
@@ -192,6 +198,13 @@ impl Machine {
             self.databases
                 .insert(name, Database::new(Version::from_pages(number, pages)));
         }
+    }
+}
+
+/// Nobody waits any more for what has arrived: its temporary files can go.
+fn discard(received: Result<(SnapshotMeta, Images), String>, out: &mut VecDeque<Output>) {
+    if let Ok((meta, _)) = received {
+        out.push_back(Output::Discard(Box::new(meta)));
     }
 }
 

@@ -123,7 +123,7 @@ impl Machine {
             }
             Effect::Restore(meta) => self.restore(meta, out),
             Effect::Discard(meta) => {
-                self.arrived = None;
+                self.arrived.retain(|(arrived, _)| *arrived != meta);
                 out.push_back(Output::Discard(Box::new(meta)));
             }
             Effect::SnapshotWanted => self.snapshot_wanted = true,
