@@ -228,6 +228,8 @@ static void a_directory_that_cannot_be_used_is_refused(void)
 	CHECK_CODE(dqlite_node_create(1, "1", path, &n), DQLITE_ERROR);
 	CHECK_TEXT(dqlite_node_errmsg(n),
 		   "raft_init(): io: decode content of metadata1: bad format version 7");
+	dqlite_node_destroy(n);
+
 	CHECK_CODE(dqlite_node_create(1, NULL, root, &n), DQLITE_MISUSE);
 	dqlite_node_destroy(n);
 }
@@ -504,6 +506,60 @@ static void stop_does_not_wait_for_a_dial_but_destroy_does(void)
 	CHECK(pthread_join(thread, NULL) == 0);
 }
 
+/* Appends a text as the protocol has it: with its NUL, filled up to whole words. */
+static size_t put_text(unsigned char *at, const char *text)
+{
+	size_t size = strlen(text) + 1, padded = (size + 7) / 8 * 8;
+	memset(at, 0, padded);
+	memcpy(at, text, size);
+	return padded;
+}
+
+static void send_request(int fd, unsigned type, const unsigned char *body, size_t size)
+{
+	unsigned char header[8];
+	put_word(header, size / 8 | (uint64_t)type << 32);
+	CHECK(write(fd, header, 8) == 8);
+	CHECK(write(fd, body, size) == (ssize_t)size);
+}
+
+static void stop_interrupts_a_statement_without_end(void)
+{
+	enum { OPEN = 3, QUERY_SQL = 9, DB = 4 };
+	unsigned char out[512] = {0}, in[16];
+	dqlite_node *n = new_node();
+	size_t size;
+	double began;
+	int fd;
+
+	CHECK_CODE(dqlite_node_set_bind_address(n, "@"), DQLITE_OK);
+	CHECK_CODE(dqlite_node_start(n), DQLITE_OK);
+	fd = connect_to(dqlite_node_get_bind_address(n));
+	CHECK(fd >= 0);
+	put_word(out, 1);
+	CHECK(write(fd, out, 8) == 8);
+	size = put_text(out, "endless");
+	put_word(out + size, 0);
+	size += 8;
+	size += put_text(out + size, "volatile");
+	send_request(fd, OPEN, out, size);
+	read_exactly(fd, in, sizeof in);
+	CHECK(in[4] == DB);
+	put_word(out, 0);
+	size = 8 + put_text(out + 8, "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
+				     "SELECT count(*) FROM n");
+	send_request(fd, QUERY_SQL, out, size);
+	/* Another connection is served meanwhile. */
+	CHECK(ask(dqlite_node_get_bind_address(n), LEADER, 0, SERVER) == 1);
+	began = now();
+	CHECK_CODE(dqlite_node_stop(n), DQLITE_OK);
+	CHECK(now() - began < 3);
+	/* No answer, only the end. */
+	CHECK(read(fd, in, sizeof in) <= 0);
+	close(fd);
+	dqlite_node_destroy(n);
+}
+
 static int count_entries(const char *path)
 {
 	DIR *dir = opendir(path);
@@ -655,6 +711,7 @@ int main(int argc, char **argv)
 	a_directory_has_one_node_at_a_time();
 	a_configuration_can_be_forced();
 	stop_does_not_wait_for_a_dial_but_destroy_does();
+	stop_interrupts_a_statement_without_end();
 	lives_leave_nothing_behind(argc > 2 ? atoi(argv[2]) : 50);
 	servers_form_a_cluster_that_survives_a_full_stop();
 	/* Nobody has touched what signals do. */

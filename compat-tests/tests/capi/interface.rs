@@ -123,20 +123,42 @@ fn compile(scratch: &Path, linking: &[&str]) -> Option<PathBuf> {
     Some(program)
 }
 
+/// Compiles it for the shared library, where that lies.
+fn compile_shared(scratch: &Path) -> Option<PathBuf> {
+    let lib = library().join("lib").display().to_string();
+    let (search, run_path) = (format!("-L{lib}"), format!("-Wl,-rpath,{lib}"));
+    compile(scratch, &[&search, "-ldqlite", &run_path])
+}
+
 #[test]
 fn a_c_program_uses_and_misuses_every_function() {
     let scratch = tempfile::tempdir().expect("a directory");
-    let lib = library().join("lib").display().to_string();
-    let linking = [
-        &format!("-L{lib}"),
-        "-ldqlite",
-        &format!("-Wl,-rpath,{lib}"),
-    ];
-    let Some(program) = compile(scratch.path(), &linking.map(|text| text as &str)) else {
+    let Some(program) = compile_shared(scratch.path()) else {
         return;
     };
     let data = tempfile::tempdir().expect("a directory");
-    run(Command::new(program).arg(data.path()).arg("200"));
+    run(Command::new(program).arg(data.path()).arg("1000"));
+}
+
+#[test]
+fn memory_is_used_as_it_should_be_and_given_back() {
+    let Some(valgrind) = find_in_path_or_skip("valgrind") else {
+        return;
+    };
+    let scratch = tempfile::tempdir().expect("a directory");
+    let Some(program) = compile_shared(scratch.path()) else {
+        return;
+    };
+    let data = tempfile::tempdir().expect("a directory");
+    run(Command::new(valgrind)
+        .args(["--quiet", "--error-exitcode=9", "--leak-check=full"])
+        .args([
+            "--show-leak-kinds=definite",
+            "--errors-for-leak-kinds=definite",
+        ])
+        .arg(program)
+        .arg(data.path())
+        .arg("3"));
 }
 
 #[test]
