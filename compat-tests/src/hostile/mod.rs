@@ -232,10 +232,16 @@ impl Vitals {
     /// # Errors
     /// It does not come to that within [`PATIENCE`], or does not serve.
     pub fn returns(self, server: &Server, slack: u64) -> io::Result<()> {
-        serves(server)?;
+        let deadline = Instant::now() + PATIENCE;
+        // A server that is full has to notice first that a crowd has left.
+        while let Err(error) = serves(server) {
+            if Instant::now() > deadline {
+                return Err(error);
+            }
+            std::thread::sleep(POLL);
+        }
         // Segments of the log are opened ahead and closed as it goes.
         const FILES_SLACK: usize = 4;
-        let deadline = Instant::now() + PATIENCE;
         loop {
             let now = Vitals::of(server)?;
             if now.rss <= self.rss + slack
