@@ -668,10 +668,10 @@ impl Machine {
                 if let Some(session) = &mut conn.session {
                     session.seen = session.seen.max(number);
                 }
-                if let Some(request) = &mut conn.request {
-                    if request.published == 0 {
-                        request.published = number;
-                    }
+                if let Some(request) = &mut conn.request
+                    && request.published == 0
+                {
+                    request.published = number;
                 }
             }
         }
