@@ -563,19 +563,36 @@ static void stop_interrupts_a_statement_without_end(void)
 static int count_entries(const char *path)
 {
 	DIR *dir = opendir(path);
+	const struct dirent *entry;
 	int count = 0;
 	CHECK(dir != NULL);
-	while (readdir(dir) != NULL) {
-		count++;
+	while ((entry = readdir(dir)) != NULL) {
+		if (entry->d_name[0] != '.') {
+			count++;
+		}
 	}
 	closedir(dir);
 	return count;
 }
 
+/* The kernel lists a thread for a moment longer than pthread_join waits for it. */
+static int threads_beside_this_one(void)
+{
+	int others = 0;
+	for (int i = 0; i < 500; i++) {
+		others = count_entries("/proc/self/task") - 1;
+		if (others == 0) {
+			break;
+		}
+		usleep(20000);
+	}
+	return others;
+}
+
 static void lives_leave_nothing_behind(int cycles)
 {
 	const char *dir = NULL;
-	int fds = 0, threads = 0;
+	int fds = 0;
 	for (int i = 0; i < cycles; i++) {
 		dqlite_node *n;
 		uint64_t index, term;
@@ -593,11 +610,10 @@ static void lives_leave_nothing_behind(int cycles)
 		dqlite_node_destroy(n);
 		if (i == 1) {
 			fds = count_entries("/proc/self/fd");
-			threads = count_entries("/proc/self/task");
 		}
 	}
 	CHECK(count_entries("/proc/self/fd") == fds);
-	CHECK(count_entries("/proc/self/task") == threads);
+	CHECK(threads_beside_this_one() == 0);
 }
 
 static dqlite_server *new_server(const char *dir, const char *address, const char *join)
