@@ -270,6 +270,51 @@ fn members_that_lag_too_far_get_a_snapshot() {
     assert_eq!(count, [240]);
 }
 
+#[test]
+fn a_member_that_was_away_gets_what_it_missed_from_the_leaders_disk() {
+    if !Kind::Ours.available_or_skip() {
+        return;
+    }
+    let arguments = ["--roles", "off", "--log-memory-kib", "256"];
+    let options = |id| Options {
+        id,
+        latency_ms: Some(20),
+        arguments: arguments.map(str::to_owned).to_vec(),
+        ..Options::default()
+    };
+    let mut servers: Vec<Server> = (1..=3)
+        .map(|id| Server::start(Kind::Ours, options(id)).expect("the server starts"))
+        .collect();
+    servers[0]
+        .wait_leader(servers[0].address())
+        .expect("it leads");
+    let cluster = cluster(&servers);
+    for server in &servers[1..] {
+        cluster
+            .add(server.id(), server.address(), Role::Voter)
+            .expect("it becomes a voter");
+    }
+    let pool = pool(&servers);
+    pool.execute("CREATE TABLE t (token INTEGER PRIMARY KEY, body BLOB)", ())
+        .expect("created");
+    let away = (leader_of(&servers) + 1) % 3;
+    servers[away].kill().expect("it can be killed");
+    // 40 MiB, of which the leader keeps a quarter of one in memory, and no snapshot is due.
+    for token in 0..400 {
+        pool.execute("INSERT INTO t VALUES (?, randomblob(100000))", (token,))
+            .expect("written");
+    }
+    servers[away]
+        .start_again()
+        .expect("it starts after a crash");
+    wait_equal(&servers);
+    for server in &servers {
+        let log = server.log();
+        assert!(!log.contains("arrived"), "a snapshot was sent: {log}");
+        assert!(!log.contains("cannot be read"), "{log}");
+    }
+}
+
 /// Waits until all these nodes have the same pages.
 fn wait_equal(servers: &[Server]) {
     let deadline = Instant::now() + PATIENCE;

@@ -62,7 +62,7 @@
 //! - Bytes of a peer or a file lead to a value or to an error, never to a panic.
 //! - The bytes of an entry exist once, shared between the log in memory, the disk's queue, the
 //!   messages and the database pages that they came from. raft-rs copies entries freely, and
-//!   therefore gets only handles.
+//!   therefore gets only handles. Old ones are on disk only, and read back for followers that lag.
 //!
 //! # What it leaves out
 //!
@@ -131,6 +131,7 @@ pub use crate::disk::DiskError;
 pub use crate::fs::FsDisk;
 pub use crate::log::cache::Trailing;
 pub use crate::log::data_dir::{DataDir, OpenError};
+pub use crate::log::reader::{LogReader, ReadError};
 pub use crate::log::recover::{RecoverError, RecoverOptions};
 pub use crate::log::snapshot::{Compression, SnapshotError, SnapshotReader, SnapshotWriter};
 pub use crate::log::writer::{LogWriter, Prepared};
@@ -142,4 +143,4 @@ pub use message::{
     AppendEntries, AppendEntriesResult, Echo, Message, PeerId, RequestVote, RequestVoteResult,
     Stamp,
 };
-pub use types::{DiskOp, EntryKind, LogEntry, Payload, Persist, Recovered, SnapshotMeta};
+pub use types::{DiskOp, EntryKind, LogEntry, LogRange, Payload, Persist, Recovered, SnapshotMeta};

@@ -121,7 +121,7 @@ pub(crate) fn append_out(
             .cache
             .get(entry.index)
             .filter(|have| have.term == entry.term)?;
-        entries.push(have.clone());
+        entries.push(have);
     }
     let append = AppendEntries {
         term: message.term,
@@ -254,7 +254,10 @@ pub(crate) fn append_in(from: u64, to: u64, append: &AppendEntries) -> eraftpb::
     message.index = append.prev_index;
     message.log_term = append.prev_term;
     message.commit = append.leader_commit;
-    message.entries = append.entries.iter().map(handle).collect();
+    let entries = append.entries.iter();
+    message.entries = entries
+        .map(|entry| handle(entry.index, entry.term, entry.kind))
+        .collect();
     message
 }
 

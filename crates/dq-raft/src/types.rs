@@ -80,6 +80,17 @@ pub struct LogEntry {
     pub payload: Payload,
 }
 
+/// Consecutive entries that are on disk only, to be read for followers that lag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LogRange {
+    /// The term of the leadership that asks. Within one, nothing on disk is ever replaced.
+    pub term: u64,
+    /// Index of the first entry.
+    pub first: u64,
+    /// Index of the last one, inclusive.
+    pub last: u64,
+}
+
 /// What a snapshot says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotMeta {

@@ -74,6 +74,7 @@ pub struct NodeBuilder {
     auto_recovery: bool,
     compress: bool,
     read_mode: ReadMode,
+    log_memory: u64,
     bootstrap: bool,
     dialer: Arc<dyn Dial>,
 }
@@ -124,6 +125,7 @@ impl Node {
             auto_recovery: false,
             compress: true,
             read_mode: ReadMode::Quorum,
+            log_memory: crate::load::LOG_BYTES_MAX,
             bootstrap: true,
             dialer: Arc::new(PlainDialer),
         }
@@ -250,11 +252,18 @@ impl NodeBuilder {
         self
     }
 
-    /// Keeps only as many of the trailing entries in memory as fit in the size of the snapshot, but at
-    /// least the threshold; followers that need older ones get the snapshot. All are kept unless
-    /// set, within 64 MiB.
+    /// Keeps only as many of the trailing entries as fit in the size of the snapshot, but at least the
+    /// threshold; followers that need older ones get the snapshot. Unless set, those are kept that fit
+    /// in the size of the snapshot or in 64 MiB, whichever is more.
     pub fn dynamic_trailing(mut self, on: bool) -> NodeBuilder {
         self.settings.snapshot_trailing_dynamic = on;
+        self
+    }
+
+    /// Bytes of the log that are kept in memory; 16 MiB unless set. Older entries are on disk only and
+    /// read from there for followers that lag.
+    pub fn log_memory(mut self, bytes: u64) -> NodeBuilder {
+        self.log_memory = bytes;
         self
     }
 
@@ -357,7 +366,7 @@ impl NodeBuilder {
             election_timeout_ms,
             heartbeat_ms,
             seed: clock::seed(),
-            log_bytes_max: crate::load::LOG_BYTES_MAX,
+            log_bytes_max: self.log_memory,
         };
         let reads = loaded
             .reads(self.read_mode, &options)

@@ -13,8 +13,12 @@ use crate::fsm::{self, Images};
 use crate::handle::{BOOTSTRAP_ID, StartError};
 use crate::io::clock;
 
-/// Bytes of the log kept in memory behind a snapshot, for followers that lag.
-pub(crate) const LOG_BYTES_MAX: u64 = 64 << 20;
+/// Bytes of the log kept in memory; older entries are on disk only.
+pub(crate) const LOG_BYTES_MAX: u64 = 16 << 20;
+
+/// Bytes of the log from before the snapshot that are read at the start, so that a leader need not send
+/// a snapshot to each follower that was not quite up to date.
+const TRAILING_BYTES_MAX: u64 = 64 << 20;
 
 /// Which directory, and whose.
 pub(crate) struct Load<'a> {
@@ -84,7 +88,7 @@ pub(crate) fn load(load: &Load<'_>) -> Result<Loaded, StartError> {
     let dir = DataDir::open(load.dir).map_err(StartError::Directory)?;
     let options = RecoverOptions {
         auto_recovery: load.auto_recovery,
-        trailing_bytes_max: LOG_BYTES_MAX,
+        trailing_bytes_max: TRAILING_BYTES_MAX,
         now_nanos: clock::wall_nanos(),
         ..RecoverOptions::default()
     };

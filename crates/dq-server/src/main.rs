@@ -62,6 +62,9 @@ struct Run {
     /// Log entries kept behind a snapshot, for members that lag; at least the threshold, and 4.
     #[arg(long, default_value_t = 8192)]
     snapshot_trailing: u64,
+    /// KiB of the log kept in memory; older entries are read from disk for members that lag.
+    #[arg(long, default_value_t = 16 << 10)]
+    log_memory_kib: u64,
     /// Set a damaged end of the log aside and start without it. It loses entries, perhaps
     /// acknowledged ones: for a member of a cluster whose others are sound.
     #[arg(long)]
@@ -128,6 +131,7 @@ fn serve(run: &Run) -> Result<(), Box<dyn std::error::Error>> {
     let mut builder = Node::builder(run.id, &run.address, &run.dir)
         .busy_timeout(Duration::from_millis(run.busy_timeout_ms))
         .snapshots(run.snapshot_threshold, run.snapshot_trailing)
+        .log_memory(run.log_memory_kib.saturating_mul(1024))
         .auto_recovery(run.auto_recovery)
         .read_mode(run.reads.into())
         .bootstrap(run.join.is_empty());

@@ -13,9 +13,9 @@ use dq_raft::disk::Disk;
 use dq_raft::log::writer::WriterOptions;
 use dq_raft::sim_disk::SimDisk;
 use dq_raft::{
-    Compression, DataDir, DiskError, Driver, LogWriter, OpenError, Options, Persist, ReadMode,
-    ReadOptions, RecoverError, RecoverOptions, SnapshotError, SnapshotMeta, SnapshotReader,
-    SnapshotWriter,
+    Compression, DataDir, DiskError, Driver, LogEntry, LogRange, LogReader, LogWriter, OpenError,
+    Options, Persist, ReadMode, ReadOptions, RecoverError, RecoverOptions, SnapshotError,
+    SnapshotMeta, SnapshotReader, SnapshotWriter,
 };
 use dq_server::config::Settings;
 use dq_server::exec::Finished;
@@ -43,6 +43,8 @@ pub(crate) enum Mail {
     Durable(u64),
     /// Disk work has failed.
     DiskFailed(String),
+    /// Entries of the log were read back, or not.
+    LogRead(LogRange, Option<Vec<LogEntry>>),
     /// A job is back.
     Finished(u64, Box<Finished>),
     /// A snapshot is on disk, or not.
@@ -111,6 +113,8 @@ pub(crate) struct Process {
     pub(crate) mail: VecDeque<Mail>,
     /// Writes the log.
     pub(crate) writer: LogWriter<SimDisk>,
+    /// Reads entries of the log back.
+    pub(crate) reader: LogReader<SimDisk>,
     /// Keeps the directory locked.
     pub(crate) dir: DataDir<SimDisk>,
     /// Disk work that waits.
@@ -158,7 +162,8 @@ pub(crate) struct Identity {
 
 const COMPRESSION: Compression = Compression::Lz4;
 const PROMISE_FILE: &str = "dq-promise";
-const LOG_BYTES_MAX: u64 = 64 << 20;
+/// So few that followers are often served from disk.
+const LOG_BYTES_MAX: u64 = 64 << 10;
 
 impl Process {
     /// Reads the disk and makes a process of what is there, as the real shell does.
@@ -223,6 +228,7 @@ impl Process {
             out: VecDeque::new(),
             mail: VecDeque::new(),
             writer,
+            reader: LogReader::new(disk.clone()),
             dir,
             disk_queue: VecDeque::new(),
             disk_running: None,

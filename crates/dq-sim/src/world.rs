@@ -479,6 +479,7 @@ impl World {
             Mail::SnapshotReceived(conn, received) => Input::SnapshotReceived(conn, received),
             Mail::PeerConnected(peer) => Input::PeerConnected(peer),
             Mail::PeerLost(peer) => Input::PeerLost(peer),
+            Mail::LogRead(range, entries) => Input::LogRead(range, entries),
             Mail::SnapshotSent(peer, sent) => Input::SnapshotSent(peer, sent),
         };
         self.step(node, process, input)
@@ -551,6 +552,11 @@ impl World {
             Output::Persist(persist) => {
                 process.disk_queue.push_back(DiskWork::Persist(persist));
                 return self.start_disk(node, process);
+            }
+            Output::ReadLog(range) => {
+                let entries = process.reader.read(range).ok();
+                let later = self.disk_time(node);
+                self.mail_after(later, node, Mail::LogRead(range, entries));
             }
             Output::Snapshot(meta, databases) => {
                 let later = self.disk_time(node);

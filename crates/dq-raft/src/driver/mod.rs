@@ -36,6 +36,7 @@
 //!
 //! Left out: connections, files, the databases, and when to take a snapshot.
 
+mod behind;
 mod change;
 mod log;
 mod proof;
@@ -58,7 +59,7 @@ use crate::log::cache::{EntryId, LogCache, Trailing};
 use crate::membership::{Membership, TrackerTarget};
 use crate::message::Message;
 use crate::translate::{self, PeerState, View};
-use crate::types::{DiskOp, LogEntry, Payload, Persist, Recovered, SnapshotMeta};
+use crate::types::{DiskOp, LogEntry, LogRange, Payload, Persist, Recovered, SnapshotMeta};
 
 pub use change::{ChangeError, ChangeToken};
 pub use proof::{Proof, ReadMode, ReadOptions, ReadTicket};
@@ -81,8 +82,8 @@ pub struct Options {
     pub heartbeat_ms: u64,
     /// Seed of the election timeouts.
     pub seed: u64,
-    /// Bytes of the log in memory above which not even a follower that needs them keeps entries
-    /// from being dropped after a snapshot.
+    /// Bytes of the log in memory above which the oldest entries, once they are durable and
+    /// applied, are kept on disk only. Followers that need those are served from there.
     pub log_bytes_max: u64,
 }
 
@@ -157,6 +158,9 @@ pub enum Effect {
     /// Do disk work and report it with [`Driver::durable`]. A failure ends the node's
     /// participation: [`Driver::disk_failed`].
     Persist(Persist),
+    /// Read these entries back from disk, for a follower that lags, and report them with
+    /// [`Driver::log_read`]. There are never more of these under way than followers.
+    ReadLog(LogRange),
     /// This entry is committed, and durable here. All kinds, in index order.
     Apply(LogEntry),
     /// The databases are to become what this snapshot holds: it is installed and durable.
@@ -230,6 +234,8 @@ pub struct Driver {
 
     contacts: BTreeMap<u64, u64>,
     addresses: BTreeMap<u64, String>,
+    /// What is being read from disk for followers that lag, first to last index.
+    reads: BTreeMap<u64, u64>,
 }
 
 impl Driver {
@@ -256,7 +262,7 @@ impl Driver {
         }
         let membership = membership_of(snapshot.as_ref(), &entries).map_err(DriverError::Log)?;
         let mut cache = LogCache::new(snapshot, entries);
-        cache.trim(options.log_bytes_max);
+        cache.evict(snapshot_index, options.log_bytes_max);
 
         let commit = if snapshot_index > 0 {
             snapshot_index
@@ -305,6 +311,7 @@ impl Driver {
             incoming_snapshot: None,
             contacts: BTreeMap::new(),
             addresses: BTreeMap::new(),
+            reads: BTreeMap::new(),
         };
         driver.pin_timeout();
         Ok(driver)
@@ -421,23 +428,21 @@ impl Driver {
         self.disk_full = full;
     }
 
-    /// A snapshot of our own is on disk, with all that is applied up to `meta.index`. Drops
-    /// entries up to it from memory and asks for pruning on disk, but for `trailing`.
+    /// A snapshot of our own is on disk, with all that is applied up to `meta.index`. Entries up to
+    /// it are forgotten, here and on disk, but for `trailing`.
     pub fn snapshot_taken(&mut self, meta: SnapshotMeta, trailing: Trailing) {
         if self.failed {
             return;
         }
         let snapshot_index = meta.index;
         let needed = self.needed_by_followers();
-        let bytes_max = self.options.log_bytes_max;
-        self.raw
-            .mut_store()
-            .compact(meta, trailing, needed, bytes_max);
+        let kept = self.raw.mut_store().compact(meta, trailing, needed);
         let id = self.next_persist;
         self.next_persist += 1;
+        // What can still be asked for stays on disk, and nothing else.
         let ops = vec![DiskOp::Prune {
             snapshot_index,
-            trailing: trailing.entries,
+            trailing: kept.map_or(trailing.entries, |after| snapshot_index - after),
         }];
         self.effects.push(Effect::Persist(Persist { id, ops }));
     }
@@ -541,6 +546,7 @@ impl Driver {
         );
         self.epoch_changes += 1;
         self.peers.clear();
+        self.reads.clear();
         self.raw.mut_store().set_send_floor(0);
         self.effects.push(Effect::EpochEnded(epoch));
         self.fail_change(ChangeError::LeadershipLost);

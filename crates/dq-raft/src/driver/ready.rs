@@ -70,6 +70,8 @@ impl Driver {
         if self.raw.store().take_snapshot_wanted() {
             self.effects.push(Effect::SnapshotWanted);
         }
+        self.read_for_followers();
+        self.evict();
         self.drop_echo();
     }
 
@@ -200,7 +202,7 @@ impl Driver {
                 .get(entry.index)
                 .expect("nothing above applied is evicted");
             let (index, kind) = (entry.index, entry.kind);
-            self.effects.push(Effect::Apply(entry.clone()));
+            self.effects.push(Effect::Apply(entry));
             if kind == EntryKind::Change {
                 self.membership.commit(index);
                 self.change_committed(index);

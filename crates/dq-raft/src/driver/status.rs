@@ -155,7 +155,12 @@ impl Driver {
     }
 
     /// The entry at `index`, if it is in memory.
-    pub fn entry(&self, index: u64) -> Option<&crate::types::LogEntry> {
+    pub fn entry(&self, index: u64) -> Option<crate::types::LogEntry> {
         self.raw.store().get(index)
+    }
+
+    /// Bytes that the entries `first..=last` take in a message, as far as the log has them.
+    pub fn entries_bytes(&self, first: u64, last: u64) -> u64 {
+        self.raw.store().bytes_between(first, last)
     }
 }

@@ -1,31 +1,41 @@
-//! The raft log in memory: every entry once, keyed by its position.
+//! The raft log in memory: every position of it, and the bytes of the newest entries.
 //!
 //! raft-rs copies entries per follower, per `Ready` and per apply. So what it holds of an entry is
-//! a *handle*, index and term and one byte for the kind, and the bytes live here, shared:
+//! a *handle*, index and term and one byte for the kind, and the bytes live here, shared. Those of
+//! entries that are applied, and durable, are let go of when they take too much room; what is left
+//! of such an entry is its term, its kind and its size:
 //!
 //! ```text
-//!   base            entries                                   last
-//!    |  +------------------------------------------------------+
-//!    v  v                                                      v
-//!   [4] 5 6 7 8 9 10 11 12                 13 14               14
-//!    ^          ^                           ^
-//!    |          snapshot.index (on disk)    staged: given to raft-rs, not yet through a Ready
-//!    its term is known, its bytes are gone
+//!   base       bytes on disk only    bytes in memory                 last
+//!    |  +-----------------------+--------------------------------------+
+//!    v  v                       |                                      v
+//!   [4] 5 6 7 8 9 10 11 12 ...  | 40 41 42 43 44         45 46         46
+//!    ^          ^               ^            ^           ^
+//!    |          snapshot.index  resident     applied     staged: given to raft-rs, not yet
+//!    its term is known, its bytes are gone                       through a Ready
 //! ```
+//!
+//! A follower that lags behind `resident` is served from the disk. raft-rs asks for entries and is
+//! told that they are not there yet; [`take_wanted`](LogCache::take_wanted) says which, somebody
+//! reads them, [`lend`](LogCache::lend) puts their bytes in place, raft-rs asks again and the message
+//! is made, and [`reclaim`](LogCache::reclaim) lets go of them again. So of a whole log no more than a
+//! message for each such follower is in memory at a time.
 //!
 //! Invariants:
 //! - `entries` is contiguous from `base.index + 1`; `term(base.index)` is always known. raft-rs
 //!   panics when the term of the entry before the first one is not.
-//! - `base.index` never passes the newest snapshot, nor what has been applied: raft-rs asks for
-//!   everything from the applied index on, synchronously.
+//! - `base.index` never passes the newest snapshot. `resident - 1` never passes what has been
+//!   applied, nor what is durable: raft-rs hands out everything from the applied index on,
+//!   synchronously.
 //! - What a leader sends reaches at least the first entry of its term (`send_floor`). A follower
 //!   that accepts such a message holds nothing of another leader after it, so whatever last index
 //!   it reports is a real match.
 //!
-//! Left out: the files. Whoever writes them gets its entries from the driver's effects.
+//! Left out: the files. Whoever writes them gets its entries from the driver's effects, and whoever
+//! reads them gets a range of positions.
 
-use std::cell::Cell;
-use std::collections::{BTreeMap, VecDeque};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use raft::eraftpb::{ConfState, Entry, Snapshot};
 use raft::storage::{GetEntriesContext, RaftState, Storage};
@@ -44,9 +54,6 @@ const STRETCH_BYTES: u64 = 64 << 20;
 /// Most entries that fit in one AppendEntries: its header is at most 4 MiB, 16 bytes each.
 const MESSAGE_ENTRIES: u64 = 262_141;
 
-/// What an entry costs besides its bytes.
-const ENTRY_OVERHEAD: u64 = 64;
-
 /// A position in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct EntryId {
@@ -54,25 +61,47 @@ pub(crate) struct EntryId {
     pub(crate) term: u64,
 }
 
-/// How much of the log to keep before a snapshot.
+/// How much of the log to keep before a snapshot, for followers that lag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trailing {
-    /// Entries to keep, on disk and in memory.
+    /// Entries to keep; more if a follower that is alive lacks them.
     pub entries: u64,
-    /// Bytes of them to keep in memory, at most.
+    /// Bytes of them to keep at most, whoever lacks them: beyond this a snapshot is less work.
     pub bytes: u64,
+}
+
+/// One entry of the log.
+#[derive(Debug)]
+struct Slot {
+    term: u64,
+    kind: EntryKind,
+    /// Length of the payload in bytes.
+    size: u64,
+    /// Bytes on the wire of all entries up to this one, from an arbitrary beginning.
+    end: u64,
+    /// `None` if it is on disk only.
+    payload: Option<Payload>,
 }
 
 /// See the [module documentation](self).
 pub(crate) struct LogCache {
     base: EntryId,
-    entries: VecDeque<LogEntry>,
-    bytes: u64,
+    entries: VecDeque<Slot>,
+    /// The `end` of the base.
+    base_end: u64,
+    /// All entries from this index on have their bytes here.
+    resident: u64,
+    /// Bytes of payloads held, but for those that are lent.
+    payload_bytes: u64,
     staged: BTreeMap<EntryId, (EntryKind, Payload)>,
     snapshot: Option<SnapshotMeta>,
     initial: RaftState,
     send_floor: u64,
     snapshot_wanted: Cell<bool>,
+    /// Where reading from disk is to begin, for followers that lag.
+    wanted: RefCell<BTreeSet<u64>>,
+    /// Entries up to here could not be read back: they are as good as compacted.
+    unreadable: u64,
 }
 
 impl LogCache {
@@ -97,17 +126,24 @@ impl LogCache {
             Some(first) if first.index == 1 => EntryId::default(),
             _ => at_snapshot,
         };
-        let bytes = entries.iter().map(cost).sum();
-        LogCache {
+        let mut cache = LogCache {
             base,
-            entries,
-            bytes,
+            entries: VecDeque::with_capacity(entries.len()),
+            base_end: 0,
+            resident: base.index + 1,
+            payload_bytes: 0,
             staged: BTreeMap::new(),
             snapshot,
             initial: RaftState::default(),
             send_floor: 0,
             snapshot_wanted: Cell::new(false),
+            wanted: RefCell::default(),
+            unreadable: 0,
+        };
+        for entry in &entries {
+            cache.push(entry);
         }
+        cache
     }
 
     /// What raft-rs reads once, when it is made.
@@ -125,6 +161,11 @@ impl LogCache {
         self.snapshot_wanted.take()
     }
 
+    /// Where followers are to whom nothing could be sent because it is on disk only.
+    pub(crate) fn take_wanted(&self) -> BTreeSet<u64> {
+        self.wanted.take()
+    }
+
     /// The newest snapshot on disk.
     pub(crate) fn newest_snapshot(&self) -> Option<&SnapshotMeta> {
         self.snapshot.as_ref()
@@ -137,7 +178,7 @@ impl LogCache {
 
     /// Bytes held, payloads and bookkeeping.
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
+        self.payload_bytes + (self.entries.len() * size_of::<Slot>()) as u64
     }
 
     /// The term at `index`, if it is known.
@@ -145,19 +186,27 @@ impl LogCache {
         if index == self.base.index {
             Some(self.base.term)
         } else {
-            self.get(index).map(|e| e.term)
+            self.slot(index).map(|slot| slot.term)
         }
     }
 
-    /// The entry at `index`.
-    pub(crate) fn get(&self, index: u64) -> Option<&LogEntry> {
-        let offset = index.checked_sub(self.base.index + 1)?;
-        self.entries.get(usize::try_from(offset).ok()?)
+    /// The entry at `index`, if its bytes are in memory.
+    pub(crate) fn get(&self, index: u64) -> Option<LogEntry> {
+        let slot = self.slot(index)?;
+        Some(LogEntry {
+            index,
+            term: slot.term,
+            kind: slot.kind,
+            payload: slot.payload.clone()?,
+        })
     }
 
-    /// All entries, in order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &LogEntry> {
-        self.entries.iter()
+    fn slot(&self, index: u64) -> Option<&Slot> {
+        self.entries.get(self.position(index)?)
+    }
+
+    fn position(&self, index: u64) -> Option<usize> {
+        usize::try_from(index.checked_sub(self.base.index + 1)?).ok()
     }
 
     /// Keeps the bytes of an entry that raft-rs is about to be given.
@@ -183,7 +232,7 @@ impl LogCache {
             None if entry.context.is_empty() => (EntryKind::Barrier, barrier_payload()),
             None => {
                 let have = self.get(at.index).filter(|have| have.term == at.term)?;
-                (have.kind, have.payload.clone())
+                (have.kind, have.payload)
             }
         };
         Some(LogEntry {
@@ -199,8 +248,8 @@ impl LogCache {
     pub(crate) fn append(&mut self, new: &[LogEntry]) -> Option<u64> {
         let first = new.first()?.index;
         assert!(
-            first > self.base.index,
-            "an entry is never replaced below the base"
+            first >= self.resident,
+            "what is applied, and all that is on disk only, is never replaced"
         );
         assert!(
             first <= self.last() + 1,
@@ -209,71 +258,62 @@ impl LogCache {
         let truncated = (first <= self.last()).then_some(first);
         while self.last() >= first {
             let old = self.entries.pop_back().expect("last() counts it");
-            self.bytes -= cost(&old);
+            self.payload_bytes -= old.size;
         }
         for entry in new {
             debug_assert_eq!(entry.index, self.last() + 1);
-            self.bytes += cost(entry);
-            self.entries.push_back(entry.clone());
+            self.push(entry);
         }
         truncated
+    }
+
+    fn push(&mut self, entry: &LogEntry) {
+        let size = entry.payload.len() as u64;
+        let before = self.entries.back().map_or(self.base_end, |slot| slot.end);
+        self.payload_bytes += size;
+        self.entries.push_back(Slot {
+            term: entry.term,
+            kind: entry.kind,
+            size,
+            end: before + ENTRY_HEADER + size,
+            payload: Some(entry.payload.clone()),
+        });
     }
 
     /// Goes on after an installed snapshot, without any entry.
     pub(crate) fn restore(&mut self, meta: SnapshotMeta) {
         self.base = meta.id();
         self.entries.clear();
-        self.bytes = 0;
+        self.base_end = 0;
+        self.resident = self.base.index + 1;
+        self.payload_bytes = 0;
         self.snapshot = Some(meta);
     }
 
-    /// A snapshot of our own is on disk. Entries up to it are dropped, but for `trailing`, but for
-    /// those after `needed` (what a live follower still lacks) while the whole fits in
-    /// `bytes_max`.
+    /// A snapshot of our own is on disk. Entries up to it are dropped, but for `trailing` and those
+    /// after `needed`, which a live follower still lacks. Returns the index behind which entries are
+    /// kept; `None` if an installed snapshot is newer.
     pub(crate) fn compact(
         &mut self,
         meta: SnapshotMeta,
         trailing: Trailing,
         needed: Option<u64>,
-        bytes_max: u64,
-    ) {
-        if self.term_at(meta.index) != Some(meta.term) {
-            return; // superseded by an installed snapshot
-        }
-        if self
-            .snapshot
-            .as_ref()
-            .is_some_and(|newest| newest.index > meta.index)
+    ) -> Option<u64> {
+        let newer = |newest: &SnapshotMeta| newest.index > meta.index;
+        if self.term_at(meta.index) != Some(meta.term) || self.snapshot.as_ref().is_some_and(newer)
         {
-            return;
+            return None;
         }
-        let mut keep_after = meta.index.saturating_sub(trailing.entries);
-        let mut kept: u64 = self
-            .iter()
-            .filter(|e| e.index <= meta.index)
-            .map(cost)
-            .sum();
-        for entry in self.iter().take_while(|e| e.index <= meta.index) {
-            if entry.index > keep_after && kept <= trailing.bytes {
-                break;
-            }
-            kept -= cost(entry);
-            keep_after = keep_after.max(entry.index);
-        }
-        let keep_after = needed.map_or(keep_after, |needed| needed.min(keep_after));
-        while self.base.index < keep_after {
+        let by_count = meta.index.saturating_sub(trailing.entries);
+        let keep_after = needed.map_or(by_count, |needed| needed.min(by_count));
+        while self.base.index < keep_after
+            || self.base.index < meta.index
+                && self.bytes_between(self.base.index + 1, meta.index) > trailing.bytes
+        {
             self.drop_first();
         }
         self.snapshot = Some(meta);
-        self.trim(bytes_max);
-    }
-
-    /// Drops entries that the snapshot covers until the log fits in `bytes_max`, if it can.
-    pub(crate) fn trim(&mut self, bytes_max: u64) {
-        let covered = self.snapshot.as_ref().map_or(0, |meta| meta.index);
-        while self.bytes > bytes_max && self.base.index < covered {
-            self.drop_first();
-        }
+        Some(self.base.index)
     }
 
     fn drop_first(&mut self) {
@@ -281,25 +321,99 @@ impl LogCache {
             .entries
             .pop_front()
             .expect("the base is below a snapshot of this log");
-        self.bytes -= cost(&first);
         self.base = EntryId {
-            index: first.index,
+            index: self.base.index + 1,
             term: first.term,
         };
+        self.base_end = first.end;
+        if self.resident <= self.base.index {
+            self.payload_bytes -= first.size;
+            self.resident = self.base.index + 1;
+        }
+    }
+
+    /// Lets go of the bytes of the oldest entries, which are durable and applied up to `limit`, until
+    /// those of the others take no more than `bytes_max`.
+    pub(crate) fn evict(&mut self, limit: u64, bytes_max: u64) {
+        while self.payload_bytes > bytes_max && self.resident <= limit {
+            let Some(position) = self.position(self.resident) else {
+                return;
+            };
+            let Some(slot) = self.entries.get_mut(position) else {
+                return;
+            };
+            slot.payload = None;
+            self.payload_bytes -= slot.size;
+            self.resident += 1;
+        }
+    }
+
+    /// The last entry that belongs into one message that begins with the one at `first`, as far as
+    /// it has to be read for that; `None` if nothing has to.
+    pub(crate) fn last_to_read(&self, first: u64) -> Option<u64> {
+        if first <= self.base.index || first >= self.resident {
+            return None;
+        }
+        let floor = self.send_floor.min(self.last());
+        let mut last = first;
+        while last + 1 < self.resident
+            && last + 1 - first < MESSAGE_ENTRIES
+            && (last < floor || self.bytes_between(first, last + 1) <= CHUNK_BYTES)
+        {
+            last += 1;
+        }
+        Some(last)
+    }
+
+    /// Puts the bytes of entries in place that were read from disk. False if they are not those of
+    /// this log.
+    pub(crate) fn lend(&mut self, entries: Vec<LogEntry>) -> bool {
+        let ours = entries.iter().all(|entry| {
+            self.slot(entry.index).is_some_and(|slot| {
+                let same = (slot.term, slot.kind) == (entry.term, entry.kind);
+                same && slot.size == entry.payload.len() as u64
+            })
+        });
+        if ours {
+            for entry in entries {
+                let slot = self.position(entry.index);
+                if let Some(slot) = slot.and_then(|at| self.entries.get_mut(at)) {
+                    slot.payload.get_or_insert(entry.payload);
+                }
+            }
+        }
+        ours
+    }
+
+    /// Lets go of lent bytes.
+    pub(crate) fn reclaim(&mut self, first: u64, last: u64) {
+        for index in first.max(self.base.index + 1)..=last.min(self.resident - 1) {
+            let slot = self.position(index);
+            if let Some(slot) = slot.and_then(|at| self.entries.get_mut(at)) {
+                slot.payload = None;
+            }
+        }
+    }
+
+    /// Entries up to `last` cannot be read back: whoever lacks them gets a snapshot.
+    pub(crate) fn set_unreadable(&mut self, last: u64) {
+        self.unreadable = self.unreadable.max(last);
     }
 
     /// Bytes of the entries `low..=high` on the wire.
-    fn bytes_between(&self, low: u64, high: u64) -> u64 {
-        (low..=high)
-            .filter_map(|i| self.get(i))
-            .map(|e| 16 + e.payload.len() as u64)
-            .sum()
+    pub(crate) fn bytes_between(&self, low: u64, high: u64) -> u64 {
+        let end = |index: u64| match self.slot(index.min(self.last())) {
+            Some(slot) => slot.end,
+            None => self.base_end,
+        };
+        end(high).saturating_sub(end(low.saturating_sub(1)))
     }
 
     /// True if a follower can go from a snapshot at `index` to the present.
     fn reaches_floor_from(&self, index: u64) -> bool {
         let floor = self.send_floor.min(self.last());
         index >= self.base.index
+            && index >= self.unreadable
             && floor.saturating_sub(index) <= MESSAGE_ENTRIES
             && self.bytes_between(index + 1, floor) <= STRETCH_BYTES
     }
@@ -325,7 +439,7 @@ impl Storage for LogCache {
         }
         let sending = context.can_async();
         let floor = self.send_floor.min(high - 1);
-        if sending && low <= floor && !self.reaches_floor_from(low - 1) {
+        if sending && low <= floor.max(self.unreadable) && !self.reaches_floor_from(low - 1) {
             return Err(Error::Store(StorageError::Compacted));
         }
         let limit = if sending {
@@ -336,18 +450,21 @@ impl Storage for LogCache {
         let mut size = 0;
         let mut found = Vec::new();
         for index in low..high {
-            let Some(entry) = self.get(index) else { break };
-            size += if sending {
-                16 + entry.payload.len() as u64
-            } else {
-                16
-            };
+            let Some(slot) = self.slot(index) else { break };
+            if sending && slot.payload.is_none() {
+                if found.is_empty() || index <= floor {
+                    self.wanted.borrow_mut().insert(low);
+                    return Err(Error::Store(StorageError::LogTemporarilyUnavailable));
+                }
+                break;
+            }
+            size += ENTRY_HEADER + if sending { slot.size } else { 0 };
             let over = limit.is_some_and(|limit| size > limit)
                 || (sending && found.len() as u64 >= MESSAGE_ENTRIES);
             if over && !found.is_empty() && !(sending && index <= floor) {
                 break;
             }
-            found.push(handle(entry));
+            found.push(handle(index, slot.term, slot.kind));
         }
         Ok(found)
     }
@@ -397,11 +514,11 @@ impl SnapshotMeta {
 }
 
 /// What raft-rs holds of an entry.
-pub(crate) fn handle(entry: &LogEntry) -> Entry {
+pub(crate) fn handle(index: u64, term: u64, kind: EntryKind) -> Entry {
     Entry {
-        index: entry.index,
-        term: entry.term,
-        context: vec![entry.kind as u8],
+        index,
+        term,
+        context: vec![kind as u8],
         ..Entry::default()
     }
 }
@@ -411,6 +528,5 @@ pub(crate) fn barrier_payload() -> Payload {
     Payload::from(bytes::Bytes::from_static(&[0; 8]))
 }
 
-fn cost(entry: &LogEntry) -> u64 {
-    entry.payload.len() as u64 + ENTRY_OVERHEAD
-}
+/// Bytes of an entry on the wire besides its payload.
+const ENTRY_HEADER: u64 = 16;

@@ -9,6 +9,7 @@
 //!  recover   decides, repairs, syncs             │
 //!     ├─ survey   what the names say           plan     which operations, in which order
 //!     └─ load     which segments count         execute  carries them out
+//!                                              reader   entries that are not in memory any more
 //!                                              snapshot databases ◀──▶ files, a chunk at a time
 //!  check     the same decisions, as a report
 //! ```
@@ -22,6 +23,7 @@ mod execute;
 mod format;
 mod load;
 pub mod plan;
+pub mod reader;
 pub mod recover;
 pub mod snapshot;
 mod survey;

@@ -4,5 +4,6 @@ mod crash;
 mod damage;
 mod directories;
 mod golden;
+mod reader;
 mod snapshots;
 mod writer;

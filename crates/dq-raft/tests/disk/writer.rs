@@ -163,7 +163,7 @@ fn a_truncation_removes_the_suffix_and_appending_goes_on_from_there() {
     }
 }
 
-fn write_snapshot(disk: &SimDisk, index: u64, term: u64) -> dq_raft::SnapshotMeta {
+pub(crate) fn write_snapshot(disk: &SimDisk, index: u64, term: u64) -> dq_raft::SnapshotMeta {
     let meta = snapshot_meta(index, term);
     let mut writer = SnapshotWriter::create(disk.clone(), meta, 5, Compression::Lz4).unwrap();
     writer.write(b"hello").unwrap();

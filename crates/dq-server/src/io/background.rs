@@ -1,11 +1,12 @@
-//! The background threads: writing snapshots, and sending them to peers.
+//! The background threads: writing snapshots, sending them to peers, and reading entries of the log
+//! that are in memory no more.
 
 use std::io::{self, Read, Write};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use crossbeam_channel::{Sender, unbounded};
-use dq_raft::{Compression, FsDisk, Message, SnapshotMeta, SnapshotReader};
+use dq_raft::{Compression, FsDisk, LogRange, LogReader, Message, SnapshotMeta, SnapshotReader};
 use dq_vfs::Version;
 
 use super::dial::{Dial, Introduction, connect};
@@ -24,8 +25,11 @@ const CHUNK_BYTES: usize = 256 * 1024;
 #[derive(Debug)]
 pub struct Background {
     disk: FsDisk,
+    mailbox: Mailbox,
     work: Option<Sender<(Box<SnapshotMeta>, Databases)>>,
     thread: Option<JoinHandle<()>>,
+    /// The thread that reads the log, from the first time on that a follower lags.
+    reads: Option<(Sender<LogRange>, JoinHandle<()>)>,
 }
 
 impl Background {
@@ -39,6 +43,7 @@ impl Background {
     ) -> io::Result<Background> {
         let (work, queue) = unbounded::<(Box<SnapshotMeta>, Databases)>();
         let target = disk.clone();
+        let report = mailbox.clone();
         let thread = std::thread::Builder::new()
             .name("dq-snapshot".to_owned())
             .spawn(move || {
@@ -52,16 +57,56 @@ impl Background {
                         Ok(meta) => log.publish(Box::new(meta)),
                         Err(error) => {
                             log::error!("snapshot at {index}: {error}");
-                            mailbox.send(Mail::SnapshotWritten(failed, false));
+                            report.send(Mail::SnapshotWritten(failed, false));
                         }
                     }
                 }
             })?;
         Ok(Background {
             disk,
+            mailbox,
             work: Some(work),
             thread: Some(thread),
+            reads: None,
         })
+    }
+
+    /// Reads entries of the log, and reports them. The node asks for no more at a time than it has
+    /// followers.
+    pub fn read_log(&mut self, range: LogRange) {
+        if self.reads.is_none() {
+            self.reads = self.start_reading();
+        }
+        match &self.reads {
+            Some((reads, _)) => {
+                // The thread lives as long as the sender.
+                let _ = reads.send(range);
+            }
+            None => self.mailbox.send(Mail::LogRead(range, None)),
+        }
+    }
+
+    fn start_reading(&self) -> Option<(Sender<LogRange>, JoinHandle<()>)> {
+        let (reads, queue) = unbounded();
+        let mut reader = LogReader::new(self.disk.clone());
+        let mailbox = self.mailbox.clone();
+        let read = move || {
+            for range in queue {
+                let entries = reader.read(range);
+                if let Err(error) = &entries {
+                    log::warn!("entries {} to {}: {error}", range.first, range.last);
+                }
+                mailbox.send(Mail::LogRead(range, entries.ok()));
+            }
+        };
+        let thread = std::thread::Builder::new().name("dq-read".to_owned());
+        match thread.spawn(read) {
+            Ok(thread) => Some((reads, thread)),
+            Err(error) => {
+                log::warn!("no thread to read the log: {error}");
+                None
+            }
+        }
     }
 
     /// Queues a snapshot; the node asks for one at a time.
@@ -100,8 +145,12 @@ impl Background {
         }
     }
 
-    /// Waits for the snapshot at work.
+    /// Waits for what is at work.
     pub fn stop(&mut self) {
+        if let Some((reads, thread)) = self.reads.take() {
+            drop(reads);
+            let _ = thread.join();
+        }
         self.work = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

@@ -245,6 +245,7 @@ impl EventLoop {
             Mail::DiskFull(full) => self.give(Input::DiskFull(full)),
             Mail::DiskFailed(why) => self.stopped = Some(Err(why)),
             Mail::Finished(conn, finished) => self.give(Input::Finished(conn, finished)),
+            Mail::LogRead(range, entries) => self.give(Input::LogRead(range, entries)),
             Mail::SnapshotWritten(meta, written) => {
                 self.give(Input::SnapshotWritten(meta, written));
             }
@@ -322,6 +323,7 @@ impl EventLoop {
                 }
                 Output::Execute(conn, job) => self.workers.run(conn, job),
                 Output::Persist(persist) => self.log_writer.persist(persist),
+                Output::ReadLog(range) => self.background.read_log(range),
                 Output::Snapshot(meta, databases) => self.background.snapshot(meta, databases),
                 Output::SendPeer {
                     to,

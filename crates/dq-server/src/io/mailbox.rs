@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use dq_raft::SnapshotMeta;
+use dq_raft::{LogEntry, LogRange, SnapshotMeta};
 use mio::Waker;
 
 use crate::conn::ConnId;
@@ -21,6 +21,8 @@ pub enum Mail {
     DiskFailed(String),
     /// The disk has no space for more of the log, or has it again.
     DiskFull(bool),
+    /// Entries of the log were read back, or could not be.
+    LogRead(LogRange, Option<Vec<LogEntry>>),
     /// A worker has run a job.
     Finished(ConnId, Box<Finished>),
     /// A snapshot was written, or not.

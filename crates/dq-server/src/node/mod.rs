@@ -30,7 +30,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dq_raft::{Driver, Effect, Persist, SnapshotMeta};
+use dq_raft::{Driver, Effect, LogEntry, LogRange, Persist, SnapshotMeta};
 use dq_vfs::{Version, Vfs};
 
 use crate::config::Settings;
@@ -68,6 +68,8 @@ pub enum Input<'a> {
     DiskFull(bool),
     /// A job has run.
     Finished(ConnId, Box<Finished>),
+    /// What [`Output::ReadLog`] asked for, or `None` if it cannot be read.
+    LogRead(LogRange, Option<Vec<LogEntry>>),
     /// A snapshot is on disk, or could not be written.
     SnapshotWritten(Box<SnapshotMeta>, bool),
     /// This much of a snapshot that arrives is stored.
@@ -111,6 +113,8 @@ pub enum Output {
     Execute(ConnId, Box<Job>),
     /// Make this durable.
     Persist(Persist),
+    /// Read these entries of the log back, and answer with [`Input::LogRead`].
+    ReadLog(LogRange),
     /// Write a snapshot of these databases.
     Snapshot(Box<SnapshotMeta>, Vec<(Bytes, Version)>),
     /// Send a raft message to another node.
@@ -330,6 +334,10 @@ impl Machine {
                 self.driver.set_disk_full(full);
             }
             Input::Finished(conn, finished) => self.finished(conn, *finished, out),
+            Input::LogRead(range, entries) => {
+                self.driver.log_read(now, range, entries);
+                self.drive(out);
+            }
             Input::SnapshotWritten(meta, written) => self.snapshot_written(*meta, written, out),
             Input::SnapshotStored(conn, size) => self.snapshot_stored(conn, size, out),
             Input::SnapshotReceived(conn, received) => {

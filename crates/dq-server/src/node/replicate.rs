@@ -10,7 +10,6 @@ use dq_wire::response::Response;
 use super::{Epoch, InFlight, Machine, Output};
 use crate::conn::{ConnId, Task};
 use crate::fsm;
-use crate::load::LOG_BYTES_MAX;
 use crate::registry::Database;
 
 /// How long a node that has lost its vote says who leads, ms.
@@ -109,6 +108,7 @@ impl Machine {
     fn effect(&mut self, effect: Effect, out: &mut VecDeque<Output>) {
         match effect {
             Effect::Persist(persist) => out.push_back(Output::Persist(persist)),
+            Effect::ReadLog(range) => out.push_back(Output::ReadLog(range)),
             Effect::Apply(entry) => self.apply(&entry, out),
             Effect::Send {
                 to,
@@ -397,9 +397,10 @@ impl Machine {
         }
         self.snapshot_index = self.snapshot_index.max(meta.index);
         let entries = self.settings.snapshot_trailing;
+        // Whoever lacks more than the databases take is better off with the snapshot.
         let bytes = match self.settings.snapshot_trailing_dynamic {
-            true => self.dynamic_trailing_bytes().min(LOG_BYTES_MAX),
-            false => LOG_BYTES_MAX,
+            true => self.dynamic_trailing_bytes(),
+            false => self.snapshot_bytes.max(TRAILING_BYTES_MIN),
         };
         self.driver
             .snapshot_taken(meta, Trailing { entries, bytes });
@@ -408,16 +409,19 @@ impl Machine {
 }
 
 impl Machine {
-    /// What the newest entries may take in memory: as much as the snapshot, and room for as many
-    /// entries as lie between two snapshots.
+    /// What the newest entries may take: as much as the snapshot, and room for as many entries as lie
+    /// between two snapshots.
     fn dynamic_trailing_bytes(&self) -> u64 {
         let last = self.driver.last_index();
         let first = last.saturating_sub(self.settings.snapshot_threshold) + 1;
-        let entries = (first..=last).filter_map(|index| self.driver.entry(index));
-        let newest: u64 = entries.map(|entry| entry.payload.len() as u64).sum();
-        newest.max(self.snapshot_bytes)
+        self.driver
+            .entries_bytes(first, last)
+            .max(self.snapshot_bytes)
     }
 }
+
+/// Bytes of the log that are kept for followers behind a snapshot, however small that is.
+const TRAILING_BYTES_MIN: u64 = 64 << 20;
 
 /// Log bytes since the last snapshot at which a new one is taken, however large the databases are.
 const SNAPSHOT_LOG_BYTES: u64 = 64 << 20;

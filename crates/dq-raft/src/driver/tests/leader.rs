@@ -8,6 +8,7 @@ use super::network::*;
 use crate::driver::{Driver, Effect, Epoch, Options, ProposeError, RaftRole};
 use crate::log::cache::Trailing;
 use crate::message::*;
+use crate::types::DiskOp;
 
 #[test]
 fn every_append_of_a_leader_reaches_the_first_entry_of_its_term() {
@@ -284,12 +285,8 @@ fn a_failed_disk_ends_everything_at_once() {
 #[test]
 fn the_cache_keeps_what_a_live_follower_needs_until_there_is_no_room() {
     // S43, S44
-    let taken = |bytes_max| {
-        let options = Options {
-            log_bytes_max: bytes_max,
-            ..options(1)
-        };
-        let mut driver = Driver::new(options, log(&voters(3), &[1; 20])).expect("valid");
+    let taken = |bytes| {
+        let mut driver = Driver::new(options(1), log(&voters(3), &[1; 20])).expect("valid");
         driver.start(1000);
         let mut bench = Bench::of_three(&[]);
         bench.driver = driver;
@@ -298,17 +295,23 @@ fn the_cache_keeps_what_a_live_follower_needs_until_there_is_no_room() {
         bench.durable();
         bench.acknowledge(2, 10);
         let meta = snapshot(20, 1, &voters(3));
-        bench.driver.snapshot_taken(
-            meta,
-            Trailing {
-                entries: 3,
-                bytes: 1 << 20,
-            },
-        );
-        bench.driver.raw.raft.raft_log.first_index()
+        let trailing = Trailing { entries: 3, bytes };
+        bench.driver.snapshot_taken(meta, trailing);
+        let first = bench.driver.raw.raft.raft_log.first_index();
+        bench.take();
+        let prune = &bench.persists.last().expect("it is asked for").ops[0];
+        let trailing = 20 - (first - 1);
+        let snapshot_index = 20;
+        let want = DiskOp::Prune {
+            snapshot_index,
+            trailing,
+        };
+        assert_eq!(*prune, want, "the disk keeps what can be asked for");
+        first
     };
     assert_eq!(taken(1 << 20), 11);
-    assert_eq!(taken(100), 21, "never above the snapshot");
+    assert_eq!(taken(100), 17, "four of 24 bytes");
+    assert_eq!(taken(0), 21, "never above the snapshot");
 }
 
 #[test]
@@ -341,7 +344,7 @@ fn the_tail_of_a_c_follower_that_another_leader_left_behind_vanishes_and_counts_
             }
         }
         let committed = bench.driver.commit_index();
-        let same = (1..=committed).all(|i| Some(c.entry(i)) == bench.driver.entry(i));
+        let same = (1..=committed).all(|i| Some(c.entry(i)) == bench.driver.entry(i).as_ref());
         assert!(
             same,
             "what counts as committed is on the C node, in round {round}"

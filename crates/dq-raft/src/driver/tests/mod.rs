@@ -1,5 +1,6 @@
 //! Tests of the driver.
 
+mod behind;
 mod bench;
 mod c_node;
 mod change;

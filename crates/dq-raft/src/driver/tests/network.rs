@@ -14,7 +14,7 @@ use super::c_node::CNode;
 use crate::driver::{Driver, Effect, Options, Proof, RaftRole, ReadMode, ReadOptions, ReadTicket};
 use crate::log::cache::Trailing;
 use crate::message::{Message, PeerId};
-use crate::types::{DiskOp, LogEntry, Payload, Persist, Recovered, SnapshotMeta};
+use crate::types::{DiskOp, LogEntry, LogRange, Payload, Persist, Recovered, SnapshotMeta};
 
 /// Seeded numbers: splitmix64.
 pub(crate) struct Random(pub(crate) u64);
@@ -101,6 +101,9 @@ pub(crate) fn bootstrapped(configuration: &Configuration) -> Recovered {
         entries: vec![entry(1, 1, EntryKind::Change, change(configuration))],
     }
 }
+
+/// A few entries, so that followers that lag are served from disk.
+const LOG_BYTES_MAX: u64 = 40;
 
 /// A disk that knows what is durable.
 #[derive(Default)]
@@ -200,6 +203,11 @@ enum Event {
         id: u64,
         life: u64,
     },
+    Read {
+        id: u64,
+        life: u64,
+        range: LogRange,
+    },
 }
 
 /// How rough the world is.
@@ -238,6 +246,8 @@ pub(crate) struct Counts {
     pub(crate) transfers_failed: u64,
     pub(crate) reads: u64,
     pub(crate) fresh_entries: u64,
+    /// Entries that were read back for followers that lag.
+    pub(crate) read_back: u64,
 }
 
 impl Counts {
@@ -251,6 +261,7 @@ impl Counts {
             && self.transfers > 0
             && self.transfers_failed > 0
             && self.reads > 0
+            && self.read_back > 0
     }
 }
 
@@ -266,6 +277,7 @@ impl std::ops::AddAssign for Counts {
         self.transfers_failed += other.transfers_failed;
         self.reads += other.reads;
         self.fresh_entries += other.fresh_entries;
+        self.read_back += other.read_back;
     }
 }
 
@@ -375,6 +387,7 @@ impl Network {
         }
         let options = Options {
             seed,
+            log_bytes_max: LOG_BYTES_MAX,
             ..options(id)
         };
         let driver = Driver::new(options, node.disk.durable.clone()).expect("recovers");
@@ -542,6 +555,26 @@ impl Network {
                     self.durable(id, persist);
                 }
             }
+            Event::Read { id, life, range } => {
+                if self.lives.get(&id).copied().unwrap_or(0) != life {
+                    return;
+                }
+                // Only where there are snapshots to send instead.
+                let fails = self.world.snapshot_every != u64::MAX && self.random.chance(3);
+                let node = self.nodes.get_mut(&id).expect("inserted");
+                let now = node.local(self.now);
+                let wanted = range.first..=range.last;
+                let entries = &node.disk.durable.entries;
+                let found: Vec<LogEntry> = entries
+                    .iter()
+                    .filter(|entry| wanted.contains(&entry.index))
+                    .cloned()
+                    .collect();
+                self.counts.read_back += found.len() as u64;
+                let driver = node.driver.as_mut().expect("is up");
+                driver.log_read(now, range, Some(found).filter(|_| !fails));
+                self.carry_out(id);
+            }
         }
     }
 
@@ -605,6 +638,11 @@ impl Network {
                     self.counts.truncations += u64::from(persist.ops.iter().any(truncates));
                     let node = self.nodes.get_mut(&id).expect("inserted");
                     node.disk.queue.push(persist);
+                }
+                Effect::ReadLog(range) => {
+                    let life = self.lives.get(&id).copied().unwrap_or(0);
+                    let at = self.now + self.random.below(2 * self.world.disk_ms) + 1;
+                    self.schedule(at, Event::Read { id, life, range });
                 }
                 Effect::Apply(entry) => self.apply(id, entry),
                 Effect::Restore(meta) => {
