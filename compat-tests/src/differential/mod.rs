@@ -21,7 +21,7 @@ mod differences;
 mod drive;
 mod expression;
 mod program;
-mod rng;
+pub(crate) mod rng;
 mod run;
 mod schema;
 pub mod shell;

@@ -1,0 +1,313 @@
+//! The clients: what they ask for, and what they write down of it.
+//!
+//! - **Registers**, read, written, and written if they have a value (cas). Values are never used
+//!   twice. Registers are used for two seconds and then others are, so that the history of each stays
+//!   short enough to be searched for an explanation.
+//! - **A bank** of a few accounts: transfers in explicit transactions, over several requests, and
+//!   sums of all accounts, which must always be the same.
+//! - **A set** that only grows: elements are added, and asked for after they were acknowledged.
+//!
+//! No client tries anything twice, so each request has one entry in the history. One of the clients
+//! is the stock `dqlite` shell, a process per request.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use dq_client::{Config, Error, MemStore, Outcome, Pool, RetryPolicy};
+
+use super::history::{Action, History, Operation, Told};
+use crate::differential::rng::Rng;
+
+/// The database.
+pub(crate) const DATABASE: &str = "faults";
+/// Accounts of the bank.
+const ACCOUNTS: i64 = 8;
+/// What they have together, for ever.
+pub(crate) const MONEY: i64 = ACCOUNTS * 100;
+/// Registers in use at a time.
+const REGISTERS: usize = 8;
+/// For how long they are.
+const REGISTERS_FOR_NS: u64 = 2_000_000_000;
+/// After how long a call of the shell is given up.
+const SHELL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What all clients share.
+#[derive(Debug)]
+pub(crate) struct Load {
+    pub(crate) history: History,
+    pub(crate) stop: AtomicBool,
+    pub(crate) addresses: Vec<String>,
+    /// Requests per second of each client.
+    pub(crate) rate: f64,
+    /// The next value of a register, and the next element of the set.
+    pub(crate) next: AtomicI64,
+    /// Elements that were acknowledged lately, for others to ask for.
+    pub(crate) lately: Mutex<Vec<i64>>,
+}
+
+/// What one client has seen.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// The elements that it added, and what it was told.
+    pub(crate) elements: Vec<(i64, Told)>,
+    /// What must not be.
+    pub(crate) violations: Vec<String>,
+}
+
+/// A pool whose requests fail soon and are not tried again.
+pub(crate) fn pool(addresses: &[String]) -> Pool {
+    Config::new()
+        .pool_size(1)
+        .dial_timeout(Duration::from_millis(500))
+        .attempt_timeout(Duration::from_secs(2))
+        .request_timeout(Some(Duration::from_secs(2)))
+        .acquire_timeout(Duration::from_secs(2))
+        .backoff(Duration::from_millis(20), Duration::from_millis(200))
+        .retry(RetryPolicy::never())
+        .connect(MemStore::new(addresses), DATABASE)
+        .expect("the settings are fine")
+}
+
+/// Makes the tables.
+pub(crate) fn set_up(pool: &Pool) -> Result<(), Error> {
+    pool.execute(
+        "CREATE TABLE registers (id INTEGER PRIMARY KEY, value INTEGER);
+         CREATE TABLE accounts (id INTEGER PRIMARY KEY, balance INTEGER);
+         CREATE TABLE elements (id INTEGER PRIMARY KEY)",
+        (),
+    )?;
+    for account in 0..ACCOUNTS {
+        let balance = MONEY / ACCOUNTS;
+        pool.execute("INSERT INTO accounts VALUES (?, ?)", (account, balance))?;
+    }
+    Ok(())
+}
+
+fn told<T>(result: &Result<T, Error>) -> Told {
+    match result {
+        Ok(_) => Told::Ok,
+        Err(error) if error.outcome() == Outcome::NotDone => Told::Fail,
+        Err(_) => Told::Unknown,
+    }
+}
+
+impl Load {
+    /// One client of ours, until it is told to stop.
+    pub(crate) fn client(&self, process: usize, seed: u64) -> Seen {
+        let pool = pool(&self.addresses);
+        let mut rng = Rng::new(seed);
+        let mut seen = Seen::default();
+        // What it last saw in a register.
+        let mut last: Option<(i64, i64)> = None;
+        let interval = Duration::from_secs_f64(1.0 / self.rate);
+        let mut due = Instant::now();
+        while !self.stop.load(Ordering::Relaxed) {
+            let now = Instant::now();
+            if due > now {
+                std::thread::sleep(due - now);
+            } else if now - due > Duration::from_secs(1) {
+                // What was missed in an outage is not made up for.
+                due = now;
+            }
+            due += interval;
+
+            let invoked = self.history.now();
+            let epoch = (invoked / REGISTERS_FOR_NS) as i64;
+            let register = epoch * REGISTERS as i64 + rng.below(REGISTERS) as i64;
+            let (action, key, told) = match rng.below(100) {
+                0..40 => {
+                    let result = read(&pool, "registers", "value", register);
+                    let told = told(&result);
+                    let value = result.unwrap_or(None);
+                    last = value.map(|value| (register, value));
+                    (Action::Read(value), register, told)
+                }
+                40..55 => {
+                    let value = self.next.fetch_add(1, Ordering::Relaxed);
+                    let sql = "INSERT OR REPLACE INTO registers VALUES (?, ?)";
+                    let result = pool.execute(sql, (register, value));
+                    (Action::Write(value), register, told(&result))
+                }
+                55..65 => {
+                    let (register, expected) = match last {
+                        Some(last) => last,
+                        // Nobody ever writes a zero.
+                        None => (register, 0),
+                    };
+                    let value = self.next.fetch_add(1, Ordering::Relaxed);
+                    let sql = "UPDATE registers SET value = ? WHERE id = ? AND value = ?";
+                    let result = pool.execute(sql, (value, register, expected));
+                    let told = told(&result);
+                    let swapped = result.is_ok_and(|done| done.rows_affected == 1);
+                    if swapped {
+                        last = Some((register, value));
+                    }
+                    let action = Action::Cas {
+                        expected,
+                        value,
+                        swapped,
+                    };
+                    (action, register, told)
+                }
+                65..75 => {
+                    let element = self.next.fetch_add(1, Ordering::Relaxed);
+                    let result = pool.execute("INSERT INTO elements VALUES (?)", (element,));
+                    let told = told(&result);
+                    self.note(element, told, &mut seen);
+                    (Action::Add, element, told)
+                }
+                75..90 => {
+                    let Some(element) = self.one_of_lately(&mut rng) else {
+                        continue;
+                    };
+                    let result = read(&pool, "elements", "id", element);
+                    let told = told(&result);
+                    let there = matches!(result, Ok(Some(_)));
+                    if told == Told::Ok && !there {
+                        let violation = format!("element {element} was acknowledged, not found");
+                        seen.violations.push(violation);
+                    }
+                    (Action::Has(there), element, told)
+                }
+                90..95 => {
+                    let result = transfer(&pool, &mut rng);
+                    (Action::Transfer, 0, told(&result))
+                }
+                _ => {
+                    let sql = "SELECT sum(balance) FROM accounts";
+                    let result = pool.query(sql, (), |row| row.get::<i64>(0));
+                    let told = told(&result);
+                    let sum = result.map_or(0, |rows| rows[0]);
+                    if told == Told::Ok && sum != MONEY {
+                        seen.violations.push(format!("the bank had {sum}"));
+                    }
+                    (Action::Sum(sum), 0, told)
+                }
+            };
+            self.history.record(&Operation {
+                process,
+                action,
+                key,
+                told,
+                invoked,
+                returned: self.history.now(),
+            });
+        }
+        seen
+    }
+
+    /// The stock shell as a client, until it is told to stop: adds an element, asks for one.
+    pub(crate) fn shell(&self, process: usize, program: &Path, seed: u64) -> Seen {
+        let mut rng = Rng::new(seed);
+        let mut seen = Seen::default();
+        while !self.stop.load(Ordering::Relaxed) {
+            let element = self.next.fetch_add(1, Ordering::Relaxed);
+            let invoked = self.history.now();
+            let sql = format!("INSERT INTO elements VALUES ({element})");
+            let told = match self.call(program, &sql) {
+                Some(_) => Told::Ok,
+                None => Told::Unknown,
+            };
+            self.note(element, told, &mut seen);
+            let mut operation = Operation {
+                process,
+                action: Action::Add,
+                key: element,
+                told,
+                invoked,
+                returned: self.history.now(),
+            };
+            self.history.record(&operation);
+
+            let Some(element) = self.one_of_lately(&mut rng) else {
+                continue;
+            };
+            operation.invoked = self.history.now();
+            let answer = self.call(
+                program,
+                &format!("SELECT id FROM elements WHERE id = {element}"),
+            );
+            operation.returned = self.history.now();
+            operation.key = element;
+            let there = answer
+                .as_ref()
+                .is_some_and(|text| text.trim() == element.to_string());
+            operation.action = Action::Has(there);
+            operation.told = match answer {
+                Some(_) => Told::Ok,
+                None => Told::Fail,
+            };
+            if operation.told == Told::Ok && !there {
+                seen.violations.push(format!(
+                    "the shell: element {element} was acknowledged, not found"
+                ));
+            }
+            self.history.record(&operation);
+        }
+        seen
+    }
+
+    /// What the shell prints, if it ends well and in time.
+    fn call(&self, program: &Path, sql: &str) -> Option<String> {
+        let mut child = Command::new(program)
+            .args(["-s", &self.addresses.join(","), DATABASE, sql])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the shell can be started");
+        let deadline = Instant::now() + SHELL_PATIENCE;
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("it is our child") {
+                break status;
+            }
+            if Instant::now() > deadline {
+                let _ = child.kill();
+                break child.wait().expect("it is our child");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        let mut text = String::new();
+        child.stdout.take()?.read_to_string(&mut text).ok()?;
+        status.success().then_some(text)
+    }
+
+    fn note(&self, element: i64, told: Told, seen: &mut Seen) {
+        seen.elements.push((element, told));
+        if told == Told::Ok {
+            let mut lately = self.lately.lock().unwrap_or_else(PoisonError::into_inner);
+            if lately.len() >= 32 {
+                lately.remove(0);
+            }
+            lately.push(element);
+        }
+    }
+
+    fn one_of_lately(&self, rng: &mut Rng) -> Option<i64> {
+        let lately = self.lately.lock().unwrap_or_else(PoisonError::into_inner);
+        (!lately.is_empty()).then(|| *rng.pick(&lately))
+    }
+}
+
+fn read(pool: &Pool, table: &str, column: &str, id: i64) -> Result<Option<i64>, Error> {
+    let sql = format!("SELECT {column} FROM {table} WHERE id = ?");
+    let rows = pool.query(&sql, (id,), |row| row.get::<i64>(0))?;
+    Ok(rows.first().copied())
+}
+
+fn transfer(pool: &Pool, rng: &mut Rng) -> Result<(), Error> {
+    let from = rng.below(ACCOUNTS as usize) as i64;
+    let to = (from + 1 + rng.below(ACCOUNTS as usize - 1) as i64) % ACCOUNTS;
+    let amount = 1 + rng.below(20) as i64;
+    pool.transaction(RetryPolicy::never(), |transaction| {
+        let sql = "UPDATE accounts SET balance = balance - ? WHERE id = ?";
+        transaction.execute(sql, (amount, from))?;
+        let sql = "UPDATE accounts SET balance = balance + ? WHERE id = ?";
+        transaction.execute(sql, (amount, to))?;
+        Ok(())
+    })
+}
