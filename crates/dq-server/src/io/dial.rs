@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use dq_wire::raft_rpc::encode_connect;
 
-use super::listener::{BindAddr, tune};
+use super::listener::{BindAddr, watch_peer};
 
 /// How long to try; a peer that is up answers long before.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -51,7 +51,7 @@ pub fn connect(dialer: &dyn Dial, address: &str, us: &Introduction) -> io::Resul
     // that are TCP's only are allowed to fail.
     let mut stream = TcpStream::from(fd);
     let _ = stream.set_nodelay(true);
-    tune(&stream);
+    watch_peer(&stream);
     stream.set_nonblocking(false)?;
     stream.set_write_timeout(Some(DIAL_TIMEOUT))?;
     stream.write_all(&us.0)?;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
 
 use mio::event::Source;
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -12,6 +13,9 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 /// Connections that may wait to be accepted, as with C dqlite.
 const BACKLOG: i32 = 128;
+
+/// How long data to a peer may be unacknowledged.
+const PEER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Longest name of an abstract unix socket, bytes.
 pub const ABSTRACT_NAME_MAX: usize = 107;
@@ -157,7 +161,7 @@ impl Listener {
                 let (stream, _) = listener.accept()?;
                 // An option that this kind of socket lacks costs latency, not correctness.
                 let _ = stream.set_nodelay(true);
-                tune(&stream);
+                watch(&stream);
                 Ok(Some(Stream::Tcp(stream)))
             }
             Listener::Unix(listener, peers) => {
@@ -181,13 +185,53 @@ impl Listener {
     }
 }
 
-/// Finds dead peers in seconds rather than the kernel's two hours.
-pub fn tune(stream: &impl AsFd) {
-    let socket = socket2::SockRef::from(stream);
+/// Finds clients that are gone in seconds rather than the kernel's two hours.
+///
+/// There is no limit on unacknowledged data: the kernel counts what a living client leaves unread as
+/// such, and would cut one that has merely stopped to think.
+fn watch(stream: &impl AsFd) {
     let keepalive = socket2::TcpKeepalive::new()
-        .with_time(std::time::Duration::from_secs(15))
-        .with_interval(std::time::Duration::from_secs(5))
+        .with_time(Duration::from_secs(15))
+        .with_interval(Duration::from_secs(5))
         .with_retries(3);
-    let _ = socket.set_tcp_keepalive(&keepalive);
-    let _ = socket.set_tcp_user_timeout(Some(std::time::Duration::from_secs(30)));
+    // An option that this kind of socket lacks costs time, not correctness.
+    let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive);
+}
+
+/// Finds peers that are gone, also while data are under way to them: a node always reads, so one that
+/// takes nothing for this long is as good as gone, and a new stream is tried.
+pub fn watch_peer(stream: &impl AsFd) {
+    watch(stream);
+    let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(PEER_TIMEOUT));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_reads_late_is_not_cut_and_one_that_is_gone_is_noticed() {
+        let any = BindAddr::parse("127.0.0.1:0").expect("an address");
+        let bound = BoundSocket::bind(&any).expect("free");
+        let BindAddr::Tcp(addr) = *bound.local_addr() else {
+            panic!("bound to something else");
+        };
+        let listener = bound.listen(UnixPeers::SameUser).expect("listens");
+        let dialled = std::net::TcpStream::connect(addr).expect("connects");
+        let accepted = loop {
+            match listener.accept() {
+                Ok(Some(Stream::Tcp(stream))) => break stream,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => panic!("{other:?}"),
+            }
+        };
+        let client = socket2::SockRef::from(&accepted);
+        assert!(client.keepalive().expect("can be asked"));
+        assert_eq!(client.tcp_user_timeout().expect("can be asked"), None);
+        watch_peer(&dialled);
+        let peer = socket2::SockRef::from(&dialled);
+        assert!(peer.keepalive().expect("can be asked"));
+        let timeout = peer.tcp_user_timeout().expect("can be asked");
+        assert_eq!(timeout, Some(PEER_TIMEOUT));
+    }
 }
