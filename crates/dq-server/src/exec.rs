@@ -25,11 +25,10 @@
 //!
 //! Not here: queueing, timeouts, replication, and when an answer may leave.
 
-use bytes::Bytes;
 use dq_vfs::{BindRef, Capture, ColumnRef, Db, Grant, Step, Stmt, TxnState, Version, Write};
 use dq_wire::{ParamsBuf, RowsEncoder, RowsEnd, ValueRef};
 
-use crate::sql;
+use crate::sql::{self, SqlText};
 
 /// Rows are sent in messages that end once they have reached this many bytes, as C dqlite does
 /// (the operating system's page size there).
@@ -130,7 +129,7 @@ pub enum Work {
     /// PREPARE: `tail` is true for schema 1, where text after the statement is allowed.
     Prepare {
         /// The text.
-        sql: Bytes,
+        sql: SqlText,
         /// Report the tail's offset rather than refuse a tail.
         tail: bool,
     },
@@ -161,9 +160,9 @@ impl Work {
     /// Whether so much text is left to parse that it would hold up the event loop.
     pub fn is_large(&self) -> bool {
         let left = match self {
-            Work::Prepare { sql, .. } => sql.len(),
+            Work::Prepare { sql, .. } => sql.left(0),
             Work::ExecText(text) | Work::QueryText(text) if text.current.is_none() => {
-                text.sql.len().saturating_sub(text.offset)
+                text.sql.left(text.offset)
             }
             _ => 0,
         };
@@ -184,7 +183,7 @@ impl Work {
 /// Progress through the text of an EXEC_SQL or QUERY_SQL.
 #[derive(Debug)]
 pub struct Text {
-    sql: Bytes,
+    sql: SqlText,
     offset: usize,
     params: ParamsBuf,
     current: Option<Prepared>,
@@ -193,7 +192,7 @@ pub struct Text {
 
 impl Text {
     /// A text of which nothing has run.
-    pub fn new(sql: Bytes, params: ParamsBuf) -> Text {
+    pub fn new(sql: SqlText, params: ParamsBuf) -> Text {
         Text {
             sql,
             offset: 0,
@@ -416,21 +415,19 @@ impl Run {
         db.grant(Grant { pin, write });
     }
 
-    fn prepare(&mut self, handle: &mut Handle, sql: &Bytes, want_tail: bool) -> Outcome {
+    fn prepare(&mut self, handle: &mut Handle, sql: &SqlText, want_tail: bool) -> Outcome {
         self.grant(&mut handle.db, false);
-        let prepared = match handle.db.prepare(sql) {
+        let prepared = match handle.db.prepare(sql.rest(0)) {
             Ok(prepared) => prepared,
             Err(error) => return Outcome::sqlite(error),
         };
         let Some(stmt) = prepared.stmt else {
             return Outcome::failed(0, "empty statement");
         };
-        let text = sql::until_nul(sql);
-        let rest = text.get(prepared.tail..).unwrap_or_default();
-        if !want_tail && !is_blank(&mut handle.db, rest) {
+        if !want_tail && !is_blank(&mut handle.db, sql.rest(prepared.tail)) {
             return Outcome::failed(1, "nonempty statement tail");
         }
-        let slow = sql::is_heavy(text);
+        let slow = sql::is_heavy(stmt.sql());
         let params = stmt.param_count() as u64;
         let id = handle.insert(Prepared { stmt, slow });
         Outcome::Prepared {
@@ -444,8 +441,7 @@ impl Run {
         let mut statements = 0;
         loop {
             if text.current.is_none() {
-                let sql = sql::until_nul(&text.sql);
-                let rest = sql.get(text.offset..).unwrap_or_default();
+                let rest = text.sql.rest(text.offset);
                 if sql::is_trivially_blank(rest) {
                     return executed(&handle.db);
                 }
@@ -454,11 +450,11 @@ impl Run {
                     Ok(prepared) => prepared,
                     Err(error) => return Outcome::sqlite(error),
                 };
-                let slow = sql::is_heavy(rest);
                 text.offset += prepared.tail;
                 let Some(mut stmt) = prepared.stmt else {
                     return executed(&handle.db);
                 };
+                let slow = sql::is_heavy(stmt.sql());
                 if bind(&mut stmt, &mut text.params).is_err() {
                     return Outcome::failed(1, "bind parameters");
                 }
@@ -477,10 +473,7 @@ impl Run {
                 }
                 Stepped::Row | Stepped::Done => text.current = None,
             }
-            let rest = sql::until_nul(&text.sql)
-                .get(text.offset..)
-                .unwrap_or_default();
-            if sql::is_trivially_blank(rest) {
+            if sql::is_trivially_blank(text.sql.rest(text.offset)) {
                 return executed(&handle.db);
             }
             self.captures.append(&mut handle.db.take_captures());
@@ -520,24 +513,21 @@ impl Run {
     fn query_text(&mut self, handle: &mut Handle, text: &mut Text) -> Outcome {
         if text.current.is_none() {
             self.grant(&mut handle.db, false);
-            let sql = sql::until_nul(&text.sql);
-            let prepared = match handle.db.prepare(sql) {
+            let prepared = match handle.db.prepare(text.sql.rest(0)) {
                 Ok(prepared) => prepared,
                 Err(error) => return Outcome::sqlite(error),
             };
             let Some(mut stmt) = prepared.stmt else {
                 return Outcome::failed(0, "empty statement");
             };
-            if !is_blank(&mut handle.db, sql.get(prepared.tail..).unwrap_or_default()) {
+            if !is_blank(&mut handle.db, text.sql.rest(prepared.tail)) {
                 return Outcome::failed(1, "nonempty statement tail");
             }
             if bind_query(&mut stmt, &mut text.params).is_err() {
                 return Outcome::failed(10, "leader exec failed");
             }
-            text.current = Some(Prepared {
-                stmt,
-                slow: sql::is_heavy(sql),
-            });
+            let slow = sql::is_heavy(stmt.sql());
+            text.current = Some(Prepared { stmt, slow });
         }
         let Some(current) = &mut text.current else {
             return Outcome::failed(0, "empty statement");

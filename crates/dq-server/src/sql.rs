@@ -1,6 +1,35 @@
-//! What can be told from the text of a statement without SQLite.
+//! The text of a request, and what can be told of a statement without SQLite.
 //!
-//! These are hints about cost and emptiness. A wrong one costs a thread hand-over, never a result.
+//! The latter are hints about cost and emptiness. A wrong one costs a thread hand-over, never a result.
+
+use bytes::Bytes;
+
+/// SQL as it came, with the zero byte that ends it: SQLite then parses it where it lies. Without
+/// that byte it copies all that is left of the text for each of its statements.
+#[derive(Debug, Clone)]
+pub struct SqlText(Bytes);
+
+impl SqlText {
+    /// The text `sql`, which lies in `body`, as requests carry it: with a zero byte behind it.
+    pub fn within(body: &Bytes, sql: &[u8]) -> SqlText {
+        let start = sql.as_ptr().addr().wrapping_sub(body.as_ptr().addr());
+        let end = start.wrapping_add(sql.len());
+        match body.get(end) {
+            Some(0) if body.get(start..end) == Some(sql) => SqlText(body.slice(start..=end)),
+            _ => SqlText([sql, &[0]].concat().into()),
+        }
+    }
+
+    /// What begins at `offset`, the zero byte included; empty if nothing does.
+    pub fn rest(&self, offset: usize) -> &[u8] {
+        self.0.get(offset..).unwrap_or_default()
+    }
+
+    /// Bytes from `offset` on.
+    pub fn left(&self, offset: usize) -> usize {
+        self.0.len().saturating_sub(offset)
+    }
+}
 
 /// The text up to its first NUL: SQLite reads no further.
 pub fn until_nul(text: &[u8]) -> &[u8] {
@@ -10,9 +39,11 @@ pub fn until_nul(text: &[u8]) -> &[u8] {
     }
 }
 
-/// True when nothing but white space and semicolons is left. Comments need SQLite to tell.
+/// True when nothing but white space and semicolons is left before the text's end or zero byte.
+/// Comments need SQLite to tell.
 pub fn is_trivially_blank(text: &[u8]) -> bool {
     text.iter()
+        .take_while(|&&b| b != 0)
         .all(|b| matches!(b, b' ' | b'\t' | b'\n' | b'\r' | 0x0c | b';'))
 }
 
@@ -90,8 +121,26 @@ mod tests {
     }
 
     #[test]
+    fn a_text_is_used_where_it_lies_in_its_request() {
+        let body = Bytes::from_static(b"01234567SELECT 1\0\0\0\0");
+        let sql = &body[8..16];
+        let text = SqlText::within(&body, sql);
+        assert_eq!(text.rest(0), b"SELECT 1\0");
+        assert_eq!(text.rest(0).as_ptr(), sql.as_ptr());
+        assert_eq!(text.rest(7), b"1\0");
+        assert_eq!(text.rest(10), b"");
+        assert_eq!((text.left(2), text.left(99)), (7, 0));
+        // From elsewhere, or not ended, it is copied.
+        for sql in [&b"SELECT 2"[..], &body[0..8], b""] {
+            assert_eq!(SqlText::within(&body, sql).rest(0), [sql, b"\0"].concat());
+        }
+    }
+
+    #[test]
     fn only_white_space_and_semicolons_are_trivially_blank() {
         assert!(is_trivially_blank(b" ;\n;\t"));
+        assert!(is_trivially_blank(b" ;\0SELECT 1"));
+        assert!(is_trivially_blank(b""));
         assert!(!is_trivially_blank(b"-- comment"));
     }
 

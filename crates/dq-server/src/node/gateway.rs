@@ -17,6 +17,7 @@ use super::{Machine, Output};
 use crate::conn::{Conn, ConnId, Frame, Phase, READ_AHEAD_BYTES, Request, Stage, Task};
 use crate::error::{NOT_LEADER, Refusal};
 use crate::exec::{Call, Text, Work};
+use crate::sql::SqlText;
 
 /// What CLIENT is answered: a heartbeat timeout in ms that nobody enforces.
 const HEARTBEAT_MS: u64 = 15_000;
@@ -280,7 +281,7 @@ impl Machine {
             }
             WireRequest::Prepare { schema, db, sql } => {
                 let work = Work::Prepare {
-                    sql: body.slice_ref(sql),
+                    sql: SqlText::within(body, sql),
                     tail: schema == 1,
                 };
                 self.statement(id, db, None, work, out);
@@ -294,11 +295,13 @@ impl Machine {
                 self.statement(id, db.into(), Some(stmt), work, out);
             }
             WireRequest::ExecSql { db, sql, params } => {
-                let work = Work::ExecText(Text::new(body.slice_ref(sql), params_of(body, params)));
+                let text = Text::new(SqlText::within(body, sql), params_of(body, params));
+                let work = Work::ExecText(text);
                 self.statement(id, db, None, work, out);
             }
             WireRequest::QuerySql { db, sql, params } => {
-                let work = Work::QueryText(Text::new(body.slice_ref(sql), params_of(body, params)));
+                let text = Text::new(SqlText::within(body, sql), params_of(body, params));
+                let work = Work::QueryText(text);
                 self.statement(id, db, None, work, out);
             }
             WireRequest::Finalize { db, stmt } => {

@@ -172,6 +172,9 @@ impl Db {
     }
 
     /// Prepares the first statement of `sql`, which ends at the first zero byte if it has one.
+    ///
+    /// If the last byte is zero, SQLite parses the text where it is; else it copies all of it
+    /// first, which makes a text of many statements cost the square of its length.
     pub fn prepare(&mut self, sql: &[u8]) -> Result<Prepared, Error> {
         let Ok(length) = c_int::try_from(sql.len()) else {
             return Err(Error::from_code(sqlite::SQLITE_TOOBIG));
