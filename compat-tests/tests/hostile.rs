@@ -48,6 +48,21 @@ fn server() -> Option<(Server, Vitals)> {
     })
 }
 
+/// As [`server`], with this much memory for clients' requests, and as much for answers.
+fn small_server(mib: u64) -> Option<(Server, Vitals)> {
+    Kind::Ours.available_or_skip().then(|| {
+        let options = Options {
+            arguments: vec![format!("--client-memory-mib={mib}")],
+            ..Options::default()
+        };
+        let server = Server::start(Kind::Ours, options).expect("starts");
+        server.wait_leader(server.address()).expect("leads");
+        serves(&server).expect("serves");
+        let vitals = Vitals::of(&server).expect("runs");
+        (server, vitals)
+    })
+}
+
 /// The same numbers each time.
 struct Random(u64);
 
@@ -601,4 +616,225 @@ fn a_stop_does_not_wait_for_an_endless_read() {
     serves(&server).expect("serves");
     server.stop().expect("stops in time");
     assert!(wire.is_hung_up());
+}
+
+#[test]
+fn many_half_sent_requests_are_refused_from_the_largest_on_and_their_connections_go_on() {
+    let Some((server, before)) = small_server(32) else {
+        return;
+    };
+    let blob = vec![7; 20 << 20];
+    let params = ParamsBuf::from_values(&[ValueRef::Blob(&blob)]);
+    let request = encoded(&Request::QuerySql {
+        db: 0,
+        sql: b"SELECT length(?)",
+        params: params.as_params(),
+    });
+    let (most, rest) = request.split_at(request.len() - 1000);
+    // A small one that is sent in part before all others, and ended after them.
+    let small = query(b"SELECT 1");
+    let mut patient = Wire::open(&server).expect("opens");
+    patient.send(&small[..20]).expect("sent");
+    let mut senders: Vec<Wire> = (0..20)
+        .map(|_| {
+            let mut wire = Wire::open(&server).expect("opens");
+            wire.send(most).expect("sent");
+            wire
+        })
+        .collect();
+    serves(&server).expect("serves");
+    let now = Vitals::of(&server).expect("runs");
+    assert!(
+        now.rss < before.rss + 32 * MIB + SLACK,
+        "{before:?} {now:?}"
+    );
+    let mut refused = 0;
+    for wire in &mut senders {
+        let answer = wire.ask(rest).expect("answered");
+        match answer.failure() {
+            Some((7, text)) => {
+                assert_eq!(text, "too many large requests at the same time");
+                refused += 1;
+            }
+            other => assert_eq!((other, answer.kind), (None, ROWS)),
+        }
+        let next = wire.ask(&small).expect("answered");
+        assert_eq!(next.kind, ROWS, "{next:?}");
+    }
+    assert!((18..20).contains(&refused), "{refused} of 20 refused");
+    let answer = patient.ask(&small[20..]).expect("answered");
+    assert_eq!(answer.kind, ROWS, "{answer:?}");
+    drop((senders, patient));
+    before.returns(&server, SLACK).expect("nothing remains");
+}
+
+#[test]
+fn large_answers_that_are_not_read_are_bounded_together() {
+    let Some((server, before)) = small_server(32) else {
+        return;
+    };
+    let large = query(b"SELECT zeroblob(40000000)");
+    // Alone, an answer may be larger than all are meant to be.
+    let mut reader = Wire::open(&server).expect("opens");
+    let answer = reader.ask(&large).expect("answered");
+    assert!(answer.body.len() > 40_000_000);
+    let idle: Vec<Wire> = (0..20)
+        .map(|_| {
+            let mut wire = Wire::open(&server).expect("opens");
+            wire.send(&large).expect("sent");
+            wire
+        })
+        .collect();
+    for _ in 0..20 {
+        serves(&server).expect("serves");
+    }
+    // Two that are being made, one that waits.
+    let bound = before.rss + 3 * 40 * MIB + 32 * MIB + SLACK;
+    let now = Vitals::of(&server).expect("runs");
+    assert!(now.rss < bound, "{before:?} {now:?}");
+    let answer = reader.ask(&query(b"SELECT 1")).expect("answered");
+    assert_eq!(answer.kind, ROWS, "{answer:?}");
+    drop((idle, reader));
+    before.returns(&server, 2 * SLACK).expect("nothing remains");
+}
+
+#[test]
+fn what_a_large_request_carries_besides_is_not_kept() {
+    let Some((server, before)) = server() else {
+        return;
+    };
+    let padding = vec![b'x'; 30 << 20];
+    let open = encoded(&Request::Open {
+        name: DATABASE,
+        flags: 0,
+        vfs: &padding,
+    });
+    let opened: Vec<Wire> = (0..10)
+        .map(|_| {
+            let mut wire = Wire::connect(&server).expect("connects");
+            wire.send(&HANDSHAKE).expect("sent");
+            assert_eq!(wire.ask(&open).expect("answered").kind, 4);
+            wire
+        })
+        .collect();
+    serves(&server).expect("serves");
+    let now = Vitals::of(&server).expect("runs");
+    assert!(now.rss < before.rss + 2 * SLACK, "{before:?} {now:?}");
+    drop(opened);
+    before.returns(&server, SLACK).expect("nothing remains");
+}
+
+#[test]
+fn a_text_of_a_hundred_thousand_statements_is_run_to_its_end() {
+    let Some((server, before)) = server() else {
+        return;
+    };
+    let mut wire = Wire::open(&server).expect("opens");
+    // Had each to copy all that follows, this were a terabyte.
+    let padding = [b"/*".to_vec(), vec![b'-'; 10 << 20], b"*/".to_vec()].concat();
+    let mut text = b"SAVEPOINT a;RELEASE a;".repeat(50_000);
+    text.extend(b"INSERT INTO alive VALUES (77);");
+    text.extend(padding);
+    let answer = wire.ask(&exec(&text)).expect("answered");
+    assert_eq!(answer.kind, RESULT, "{answer:?}");
+    let cleared = wire.ask(&exec(b"DELETE FROM alive WHERE n = 77"));
+    assert_eq!(cleared.expect("answered").body[8..16], 1u64.to_le_bytes());
+    drop(wire);
+    before.returns(&server, SLACK).expect("nothing remains");
+}
+
+/// Three voters with short timeouts; the first leads.
+fn cluster() -> Option<Vec<Server>> {
+    Kind::Ours.available_or_skip().then(|| {
+        let servers: Vec<Server> = (1..=3)
+            .map(|id| {
+                let options = Options {
+                    id,
+                    latency_ms: Some(100),
+                    ..Options::default()
+                };
+                Server::start(Kind::Ours, options).expect("starts")
+            })
+            .collect();
+        let leader = &servers[0];
+        leader.wait_leader(leader.address()).expect("leads");
+        let store = dq_client::MemStore::new([leader.address()]);
+        let members = dq_client::Cluster::new(dq_client::Config::new(), store);
+        for server in &servers[1..] {
+            let added = members.add(server.id(), server.address(), dq_client::Role::Voter);
+            added.expect("becomes a voter");
+        }
+        servers
+    })
+}
+
+#[test]
+fn long_statements_on_a_leader_neither_depose_it_nor_delay_others_and_end_on_request() {
+    let Some(mut servers) = cluster() else {
+        return;
+    };
+    let leader = &servers[0];
+    serves(leader).expect("serves");
+    let before = Vitals::of(leader).expect("runs");
+    // Several times the election timeout of 1.5 s: one that reads and one that writes.
+    let count = |sql: &str| {
+        format!(
+            "{sql} WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM c \
+            WHERE n < 40000000) SELECT sum(n) FROM c"
+        )
+    };
+    let mut reads = Wire::open(leader).expect("opens");
+    reads.send(&query(count("").as_bytes())).expect("sent");
+    let mut writes = Wire::open(leader).expect("opens");
+    let created = writes
+        .ask(&exec(b"CREATE TABLE sums (n)"))
+        .expect("answered");
+    assert_eq!(created.kind, RESULT, "{created:?}");
+    let insert = count("INSERT INTO sums");
+    writes.send(&exec(insert.as_bytes())).expect("sent");
+    let mut others = Wire::open(leader).expect("opens");
+    let mut served = 0;
+    reads.set_patience(Duration::from_millis(1)).expect("set");
+    while !reads.is_readable() {
+        let answer = others
+            .ask(&query(b"SELECT count(*) FROM alive"))
+            .expect("answered");
+        assert_eq!(answer.kind, ROWS, "{answer:?}");
+        served += 1;
+    }
+    assert!(served > 10, "{served} others were served");
+    reads
+        .set_patience(compat_tests::hostile::PATIENCE)
+        .expect("set");
+    for (wire, kind) in [(&mut reads, ROWS), (&mut writes, RESULT)] {
+        let answer = wire.answer().expect("answered");
+        assert_eq!(answer.kind, kind, "{answer:?}");
+    }
+    // It has led without a break.
+    for server in &servers {
+        server.wait_leader(leader.address()).expect("still leads");
+    }
+    let log = leader.log();
+    assert!(
+        log.contains("leads term") && !log.contains("leadership ended"),
+        "{log}"
+    );
+    // Endless ones end with their clients, and with the node.
+    let endless: Vec<Wire> = (0..4)
+        .map(|_| {
+            let mut wire = Wire::open(leader).expect("opens");
+            wire.send(&query(ENDLESS)).expect("sent");
+            wire
+        })
+        .collect();
+    serves(leader).expect("serves");
+    drop(endless);
+    let slow = others.ask(&query(SLOW)).expect("answered");
+    assert_eq!(slow.kind, ROWS, "{slow:?}");
+    drop((reads, writes));
+    before.returns(leader, SLACK).expect("nothing remains");
+    others.send(&query(ENDLESS)).expect("sent");
+    serves(leader).expect("serves");
+    servers[0].stop().expect("stops in time");
+    assert!(others.is_hung_up());
 }

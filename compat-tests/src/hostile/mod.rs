@@ -110,6 +110,19 @@ impl Wire {
         Ok(sent)
     }
 
+    /// From now on reading waits this long; [`PATIENCE`] at first.
+    ///
+    /// # Errors
+    /// It is zero.
+    pub fn set_patience(&self, patience: Duration) -> io::Result<()> {
+        self.stream.set_read_timeout(Some(patience))
+    }
+
+    /// Whether something has come that can be read.
+    pub fn is_readable(&self) -> bool {
+        self.stream.peek(&mut [0]).is_ok()
+    }
+
     /// Reads one answer.
     ///
     /// # Errors

@@ -18,11 +18,17 @@ use crate::exec::{Handle, Work};
 /// Bytes of an arriving snapshot that may wait to be stored before reading pauses.
 pub const SNAPSHOT_PENDING_BYTES: usize = 4 << 20;
 
+/// Snapshots that may arrive at the same time: each takes a thread and a file.
+pub const SNAPSHOTS_ARRIVING_MAX: usize = 4;
+
 /// Names a connection; never used again in the life of a node.
 pub type ConnId = u64;
 
 /// Bytes read ahead while a request is at work.
 pub const READ_AHEAD_BYTES: usize = 64 * 1024;
+
+/// Bytes of answers of which the node does not ask whether they have left.
+pub const UNASKED_BYTES: usize = 16 * 1024;
 
 /// Bytes of answers given to the socket, and not known to have left it, above which no further
 /// request is looked at: a client that asks and never reads must not fill the memory.
@@ -43,12 +49,27 @@ pub struct Conn {
     pub paused: bool,
     /// Bytes given to the socket since it was last known to be empty.
     pub unsent: usize,
+    /// Bytes of answers made for this connection alone that are not known to have left its socket.
+    pub owed: usize,
+    /// Bytes still to come of a request that was refused.
+    pub skip: u64,
+    /// What of it is counted in the node's sums.
+    pub counted: Held,
     /// A request was answered on this connection.
     pub used: bool,
     /// The open database.
     pub session: Option<Session>,
     /// The request at work.
     pub request: Option<Request>,
+}
+
+/// Bytes that a connection keeps in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Held {
+    /// Of requests: arrived, and at work.
+    pub requests: usize,
+    /// Of answers: held, and under way.
+    pub answers: usize,
 }
 
 /// Which protocol a connection speaks.
@@ -104,6 +125,8 @@ pub struct Session {
 /// A request at work.
 #[derive(Debug)]
 pub struct Request {
+    /// Bytes of it that stay in memory until it is answered.
+    pub size: usize,
     /// What remains to do; `None` while a job has it.
     pub task: Task,
     /// What it waits for.
@@ -181,6 +204,9 @@ impl Default for Conn {
             gone: false,
             paused: false,
             unsent: 0,
+            owed: 0,
+            skip: 0,
+            counted: Held::default(),
             used: false,
             session: None,
             request: None,
@@ -234,6 +260,23 @@ impl Conn {
         self.unsent > UNSENT_BYTES
     }
 
+    /// What it keeps in memory.
+    pub fn held(&self) -> Held {
+        let at_work = self.request.as_ref();
+        let answer = match at_work.map(|request| &request.phase) {
+            Some(Phase::Held { answer, .. }) => answer.iter().map(Bytes::len).sum(),
+            _ => 0,
+        };
+        let owed = match self.owed {
+            0..=UNASKED_BYTES => 0,
+            owed => owed,
+        };
+        Held {
+            requests: self.buffer.len() + at_work.map_or(0, |request| request.size),
+            answers: owed + answer,
+        }
+    }
+
     /// Kind of the message at the front of the buffer, if it is whole.
     pub fn peek_kind(&self) -> Option<u8> {
         let header = Header::decode(&self.buffer).ok()?;
@@ -243,9 +286,10 @@ impl Conn {
 }
 
 impl Request {
-    /// A request that has not begun.
-    pub fn new(task: Task) -> Request {
+    /// A request of `size` bytes that has not begun.
+    pub fn new(task: Task, size: usize) -> Request {
         Request {
+            size,
             task,
             phase: Phase::New,
             published: 0,

@@ -39,6 +39,12 @@ pub const FULL: Refusal = Refusal {
 /// The same as a result code of SQLite, with which a commit is refused.
 pub const FULL_SQLITE: i32 = 13;
 
+/// Requests that wait or are half sent fill the memory that is set aside for them. SQLITE_NOMEM.
+pub const CROWDED: Refusal = Refusal {
+    code: 7,
+    message: "too many large requests at the same time",
+};
+
 /// The node cannot tell what happened.
 pub const EXEC_FAILED: Refusal = Refusal {
     code: 10,

@@ -294,6 +294,15 @@ impl NodeBuilder {
         self
     }
 
+    /// What the requests of all clients together may take in memory, from 1 MiB, and, apart from that,
+    /// answers that wait to be read: 256 MiB each unless set. Above it, large requests that are being
+    /// sent are refused with code 7 (SQLITE_NOMEM), and those who do not read large answers are cut;
+    /// whoever holds most comes first. A single answer is let through, however large.
+    pub fn client_memory(mut self, bytes: usize) -> NodeBuilder {
+        self.settings.client_memory_max = bytes;
+        self
+    }
+
     /// Whether a node of id 1 or [`BOOTSTRAP_ID`] starts a new cluster in an empty directory; it does
     /// unless set. Others wait to be added.
     pub fn bootstrap(mut self, on: bool) -> NodeBuilder {
@@ -438,6 +447,9 @@ impl NodeBuilder {
         }
         if self.latency_ms.is_some_and(|ms| ms == 0 || ms > 3_600_000) {
             return bad("network latency is from 1 ms to an hour");
+        }
+        if self.settings.client_memory_max < 1 << 20 {
+            return bad("clients' memory is at least 1 MiB");
         }
         let Settings {
             snapshot_threshold,

@@ -65,6 +65,10 @@ struct Run {
     /// KiB of the log kept in memory; older entries are read from disk for members that lag.
     #[arg(long, default_value_t = 16 << 10)]
     log_memory_kib: u64,
+    /// What requests of all clients together may take in memory, and, apart from that, answers that
+    /// wait to be read, in MiB each.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    client_memory_mib: u32,
     /// Set a damaged end of the log aside and start without it. It loses entries, perhaps
     /// acknowledged ones: for a member of a cluster whose others are sound.
     #[arg(long)]
@@ -132,6 +136,7 @@ fn serve(run: &Run) -> Result<(), Box<dyn std::error::Error>> {
         .busy_timeout(Duration::from_millis(run.busy_timeout_ms))
         .snapshots(run.snapshot_threshold, run.snapshot_trailing)
         .log_memory(run.log_memory_kib.saturating_mul(1024))
+        .client_memory((run.client_memory_mib as usize) << 20)
         .auto_recovery(run.auto_recovery)
         .read_mode(run.reads.into())
         .bootstrap(run.join.is_empty());

@@ -526,7 +526,7 @@ impl World {
                     }
                 }
             }
-            Output::Close(conn) => {
+            Output::Close(conn) | Output::Cut(conn) => {
                 if let Some(link) = process.accepted.remove(&conn) {
                     self.hang_up(link, 1);
                 }

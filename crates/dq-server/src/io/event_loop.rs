@@ -303,6 +303,7 @@ impl EventLoop {
                         self.to_flush.insert(conn);
                     }
                 }
+                Output::Cut(conn) => self.remove(conn),
                 Output::Pause(conn) => {
                     if let Some(socket) = self.sockets.get_mut(&conn) {
                         socket.paused = true;

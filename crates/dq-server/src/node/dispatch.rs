@@ -325,6 +325,7 @@ impl Machine {
         if last || !writing {
             self.free_slot(id, name, writing && in_transaction, out);
         }
+        self.recount(id);
         self.settle(id, out);
     }
 
@@ -419,6 +420,7 @@ impl Machine {
             return;
         };
         conn.unsent = 0;
+        conn.owed = 0;
         match &conn.request {
             Some(request) if matches!(request.phase, Phase::Drain) => {
                 self.execute(id, false, out);
@@ -426,6 +428,7 @@ impl Machine {
             Some(_) => {}
             None => self.pump(id, out),
         }
+        self.recount(id);
     }
 
     /// Ends rows in mid-stream: what was sent stays sent, the statement is reset.
@@ -444,6 +447,7 @@ impl Machine {
             work.cancel(handle);
         }
         self.pump(id, out);
+        self.recount(id);
     }
 
     /// The request needs the write slot before it can go on.
@@ -598,6 +602,7 @@ impl Machine {
         if let Some(conn) = self.conns.get_mut(&id) {
             conn.request = None;
             self.pump(id, out);
+            self.recount(id);
         }
     }
 

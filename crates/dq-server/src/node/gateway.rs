@@ -14,7 +14,9 @@ use dq_wire::response::{FileHead, Response, encode_files};
 use dq_wire::{Params, ParamsBuf};
 
 use super::{Machine, Output};
-use crate::conn::{Conn, ConnId, Frame, Phase, READ_AHEAD_BYTES, Request, Stage, Task};
+use crate::conn::{
+    Conn, ConnId, Frame, Phase, READ_AHEAD_BYTES, Request, Stage, Task, UNASKED_BYTES,
+};
 use crate::error::{NOT_LEADER, Refusal};
 use crate::exec::{Call, Text, Work};
 use crate::sql::SqlText;
@@ -31,17 +33,27 @@ const LEAVE_AGAIN_MS: u64 = 500;
 /// Longest database name that opens, in bytes: SQLite wants name + 8 to fit in 512.
 const NAME_BYTES_MAX: usize = 504;
 
+/// Longest address of a node, bytes.
+const ADDRESS_BYTES_MAX: usize = 4096;
+
+/// What each page of a dump costs while it waits, bytes.
+const DUMPED_PAGE_BYTES: usize = 128;
+
 impl Machine {
     pub(super) fn received(&mut self, id: ConnId, bytes: &[u8], out: &mut VecDeque<Output>) {
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };
-        conn.buffer.extend_from_slice(bytes);
+        let skipped = usize::try_from(conn.skip).map_or(bytes.len(), |skip| skip.min(bytes.len()));
+        conn.skip -= skipped as u64;
+        conn.buffer
+            .extend_from_slice(bytes.get(skipped..).unwrap_or_default());
         if conn.request.is_some() || conn.is_backed_up() {
             self.seen_while_busy(id, out);
-            return;
+        } else {
+            self.pump(id, out);
         }
-        self.pump(id, out);
+        self.recount(id);
     }
 
     /// A request is at work, or answers pile up: stop reading when enough is there, and let an INTERRUPT end rows.
@@ -106,6 +118,11 @@ impl Machine {
                     return;
                 }
             };
+            let ends = frame == Frame::Bad || frame == Frame::Incomplete && conn.eof;
+            if ends && conn.owed > UNASKED_BYTES {
+                // Much of what it asked for before waits to be read, and would not be counted any more.
+                return;
+            }
             match frame {
                 Frame::Message(header, body) => self.handle(id, header, &body, out),
                 Frame::Bad => self.hang_up(id, out),
@@ -191,6 +208,7 @@ impl Machine {
         let Some(conn) = self.conns.remove(&id) else {
             return;
         };
+        self.uncount(conn.counted);
         if let Some(session) = conn.session {
             let name = session.database.clone();
             drop(session);
@@ -230,7 +248,7 @@ impl Machine {
         if is_membership && !self.open {
             // What the leader before began is not known to be done: busy, for a moment. An
             // application that has just handed leadership over goes on with its vote at once.
-            let request = Request::new(Task::Change(header, body.clone()));
+            let request = Request::new(Task::Change(header, body.clone()), body.len());
             return self.begin(id, request, out);
         }
         let Some(conn) = self.conns.get_mut(&id) else {
@@ -276,33 +294,34 @@ impl Machine {
                 if special || name.ends_with(b"-wal") || name.ends_with(b"-journal") {
                     return self.refuse(id, 14, "unable to open database file", out);
                 }
-                let name = body.slice_ref(name);
-                self.begin(id, Request::new(Task::Open(name)), out);
+                // A share of the body would keep all of it for as long as the database exists.
+                let name = Bytes::copy_from_slice(name);
+                self.begin(id, Request::new(Task::Open(name), 0), out);
             }
             WireRequest::Prepare { schema, db, sql } => {
                 let work = Work::Prepare {
                     sql: SqlText::within(body, sql),
                     tail: schema == 1,
                 };
-                self.statement(id, db, None, work, out);
+                self.statement(id, db, None, work, body.len(), out);
             }
             WireRequest::Exec { db, stmt, params } => {
                 let work = Work::Exec(Call::new(stmt, params_of(body, params)));
-                self.statement(id, db.into(), Some(stmt), work, out);
+                self.statement(id, db.into(), Some(stmt), work, body.len(), out);
             }
             WireRequest::Query { db, stmt, params } => {
                 let work = Work::Query(Call::new(stmt, params_of(body, params)));
-                self.statement(id, db.into(), Some(stmt), work, out);
+                self.statement(id, db.into(), Some(stmt), work, body.len(), out);
             }
             WireRequest::ExecSql { db, sql, params } => {
                 let text = Text::new(SqlText::within(body, sql), params_of(body, params));
                 let work = Work::ExecText(text);
-                self.statement(id, db, None, work, out);
+                self.statement(id, db, None, work, body.len(), out);
             }
             WireRequest::QuerySql { db, sql, params } => {
                 let text = Text::new(SqlText::within(body, sql), params_of(body, params));
                 let work = Work::QueryText(text);
-                self.statement(id, db, None, work, out);
+                self.statement(id, db, None, work, body.len(), out);
             }
             WireRequest::Finalize { db, stmt } => {
                 let handle = match (&mut conn.session, db) {
@@ -318,7 +337,7 @@ impl Machine {
             WireRequest::Interrupt { .. } => self.answer(id, &Response::Empty, out),
             WireRequest::Connect { id: peer, address } => {
                 let address = String::from_utf8_lossy(address).into_owned();
-                if !first || peer == 0 {
+                if !first || peer == 0 || address.len() > ADDRESS_BYTES_MAX {
                     return self.hang_up(id, out);
                 }
                 log::debug!(
@@ -397,6 +416,7 @@ impl Machine {
         db: u64,
         stmt: Option<u32>,
         work: Work,
+        size: usize,
         out: &mut VecDeque<Output>,
     ) {
         if self.epoch.is_none() {
@@ -411,7 +431,7 @@ impl Machine {
         {
             return self.refuse(id, 12, "no statement with the given id", out);
         }
-        let mut request = Request::new(Task::Sql(Some(work)));
+        let mut request = Request::new(Task::Sql(Some(work)), size);
         request.ticket = self.driver.read_ticket(self.now);
         self.begin(id, request, out);
     }
@@ -433,7 +453,7 @@ impl Machine {
         match started {
             Ok(token) => {
                 if let Some(conn) = self.conns.get_mut(&id) {
-                    let mut request = Request::new(Task::Membership(token));
+                    let mut request = Request::new(Task::Membership(token), 0);
                     request.phase = Phase::Raft;
                     conn.request = Some(request);
                 }
@@ -478,7 +498,9 @@ impl Machine {
         let mut pieces: Vec<Bytes> = heads.next().into_iter().collect();
         pieces.extend(version.pages().map(|page| Bytes::from_owner(page.clone())));
         pieces.extend(heads);
-        self.send(id, pieces, false, out);
+        // The pages themselves are shared.
+        let owed = pieces.len() * DUMPED_PAGE_BYTES;
+        self.send_shared(id, pieces, owed, false, out);
     }
 
     /// Gives pieces to the socket, and asks to be told when they have left if they are many.
@@ -489,16 +511,31 @@ impl Machine {
         notify: bool,
         out: &mut VecDeque<Output>,
     ) {
+        let owed = pieces.iter().map(Bytes::len).sum();
+        self.send_shared(id, pieces, owed, notify, out);
+    }
+
+    /// As [`Machine::send`], for pieces of which only `owed` bytes are not shared with others.
+    fn send_shared(
+        &mut self,
+        id: ConnId,
+        pieces: Vec<Bytes>,
+        owed: usize,
+        notify: bool,
+        out: &mut VecDeque<Output>,
+    ) {
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };
         conn.unsent += pieces.iter().map(Bytes::len).sum::<usize>();
-        let notify = notify || conn.is_backed_up();
+        conn.owed += owed;
+        let notify = notify || conn.is_backed_up() || conn.owed > UNASKED_BYTES;
         out.push_back(Output::Send {
             conn: id,
             pieces,
             notify,
         });
+        self.recount(id);
     }
 
     pub(super) fn answer(

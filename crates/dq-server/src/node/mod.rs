@@ -24,7 +24,8 @@
 //! - Outputs are carried out in the order in which they are pushed.
 //!
 //! Submodules: [`gateway`] understands requests, [`dispatch`] runs statements and queues writers,
-//! [`replicate`] proposes, applies, takes snapshots and ends epochs.
+//! [`memory`] bounds what clients
+//! hold, [`replicate`] proposes, applies, takes snapshots and ends epochs.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -34,7 +35,7 @@ use dq_raft::{Driver, Effect, LogEntry, LogRange, Persist, SnapshotMeta};
 use dq_vfs::{Version, Vfs};
 
 use crate::config::Settings;
-use crate::conn::{Conn, ConnId};
+use crate::conn::{Conn, ConnId, Held};
 use crate::exec::{Finished, Job};
 use crate::fsm::Images;
 use crate::registry::Database;
@@ -43,6 +44,7 @@ use roles::RoleManager;
 
 mod dispatch;
 mod gateway;
+mod memory;
 mod peer;
 mod replicate;
 mod roles;
@@ -105,6 +107,8 @@ pub enum Output {
     },
     /// Send what is queued, then close.
     Close(ConnId),
+    /// Close at once; what is queued is lost.
+    Cut(ConnId),
     /// Read no more from it for now.
     Pause(ConnId),
     /// Read on.
@@ -157,6 +161,8 @@ pub struct Status {
     pub applied_index: u64,
     /// Connections.
     pub connections: usize,
+    /// Bytes that clients' requests and answers take.
+    pub client_memory: usize,
 }
 
 /// One leadership of this node.
@@ -181,6 +187,8 @@ pub struct Machine {
     vfs: Arc<Vfs>,
     driver: Driver,
     conns: BTreeMap<ConnId, Conn>,
+    /// What all connections together hold.
+    held: Held,
     databases: BTreeMap<Bytes, Database>,
     epoch: Option<Epoch>,
     /// The current epoch's first entry is applied.
@@ -257,6 +265,7 @@ impl Machine {
             vfs,
             driver,
             conns: BTreeMap::new(),
+            held: Held::default(),
             databases: BTreeMap::new(),
             epoch: None,
             open: false,
@@ -363,6 +372,10 @@ impl Machine {
                 self.drive(out);
             }
         }
+        let max = self.settings.client_memory_max;
+        if self.held.requests > max || self.held.answers > max {
+            self.make_room(out);
+        }
     }
 
     /// When to give [`Input::Deadline`].
@@ -411,6 +424,7 @@ impl Machine {
             commit_index: self.driver.commit_index(),
             applied_index: self.driver.applied_index(),
             connections: self.conns.len(),
+            client_memory: self.held.requests + self.held.answers,
         }
     }
 

@@ -10,7 +10,7 @@ use dq_raft::{Message, PeerId, SnapshotMeta};
 use dq_vfs::Version;
 
 use super::{Machine, Output};
-use crate::conn::{Conn, ConnId, Receiving, SNAPSHOT_PENDING_BYTES, Stage};
+use crate::conn::{Conn, ConnId, Receiving, SNAPSHOT_PENDING_BYTES, SNAPSHOTS_ARRIVING_MAX, Stage};
 use crate::fsm::Images;
 use crate::peers::{self, Received};
 use crate::registry::Database;
@@ -92,9 +92,25 @@ impl Machine {
                         left: data_size,
                         pending: 0,
                     });
+                    self.limit_arriving(out);
                     out.push_back(Output::ReceiveSnapshot(id, Box::new(meta), data_size));
                 }
             }
+        }
+    }
+
+    /// The oldest of too many snapshots ends: most likely its sender has gone, and a new one begun.
+    fn limit_arriving(&mut self, out: &mut VecDeque<Output>) {
+        let arriving = self.conns.iter().filter(|(_, conn)| conn.is_receiving());
+        let arriving: Vec<ConnId> = arriving.map(|(id, _)| *id).collect();
+        let excess = arriving.len().saturating_sub(SNAPSHOTS_ARRIVING_MAX);
+        for id in arriving.into_iter().take(excess) {
+            log::warn!(
+                "node {}: connection {id} is cut: too many snapshots arrive",
+                self.settings.id
+            );
+            out.push_back(Output::Cut(id));
+            self.closed(id, out);
         }
     }
 
