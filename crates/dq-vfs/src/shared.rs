@@ -3,6 +3,11 @@
 use std::cell::{Cell, RefCell};
 
 use crate::connection::Connection;
+use crate::sqlite::interrupt::Ended;
+
+/// Steps after which a statement without a budget looks whether it is to end: some hundred
+/// microseconds.
+const LOOK_STEPS: u64 = 20_000;
 
 /// Lives in a box from before SQLite opens the database until after it has closed it. Used by one
 /// thread at a time: whoever holds the handle's lock, and the callbacks that run inside its calls.
@@ -10,6 +15,7 @@ pub(crate) struct Shared {
     /// Borrowed within one callback or one method, never across a call into SQLite.
     pub(crate) connection: RefCell<Connection>,
     pub(crate) budget: Budget,
+    pub(crate) ended: Ended,
     /// True if an ATTACH whose name is not written in the statement can only reach our VFS.
     pub(crate) allow_computed_attach: bool,
 }
@@ -19,6 +25,7 @@ impl Shared {
         Shared {
             connection: RefCell::new(Connection::new()),
             budget: Budget::default(),
+            ended: Ended::default(),
             allow_computed_attach,
         }
     }
@@ -34,13 +41,12 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// Sets the budget and returns how often SQLite is to call [`Budget::spend`], in steps; 0 for
-    /// never.
+    /// Sets the budget and returns how often SQLite is to call [`Budget::spend`], in steps.
     pub(crate) fn set(&self, steps: Option<u64>) -> i32 {
         self.over.set(false);
         self.left.set(steps);
         // Often enough to be exact within an eighth, seldom enough to cost nothing.
-        let period = steps.map_or(0, |steps| (steps / 8).clamp(1, 1000));
+        let period = steps.map_or(LOOK_STEPS, |steps| (steps / 8).clamp(1, 1000));
         self.period.set(period);
         period as i32
     }

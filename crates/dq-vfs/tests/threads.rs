@@ -202,6 +202,39 @@ fn an_interrupt_from_another_thread_ends_the_statement_and_leaves_no_trace() {
 }
 
 #[test]
+fn a_connection_that_was_ended_runs_nothing_that_starts_later() {
+    let mut node = Node::new();
+    let endless =
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT sum(i) FROM n";
+    let mut db = node.open();
+    node.must(&mut db, "CREATE TABLE t (x)");
+    db.interrupt_handle().end();
+    for sql in [endless, "INSERT INTO t VALUES (1)", "SELECT 1"] {
+        assert_eq!(node.run(&mut db, sql).unwrap_err().code, 9, "{sql}");
+    }
+    drop(db);
+    // At a random moment around the start of the statement, and once only.
+    for spins in 0..200 {
+        let mut db = node.open();
+        let handle = db.interrupt_handle();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                for _ in 0..spins * 20 {
+                    std::hint::spin_loop();
+                }
+                handle.end();
+            });
+            assert_eq!(node.run(&mut db, endless).unwrap_err().code, 9);
+        });
+    }
+    let mut db = node.open();
+    assert_eq!(
+        node.must(&mut db, "SELECT count(*) FROM t"),
+        [[Value::Integer(0)]]
+    );
+}
+
+#[test]
 fn going_over_the_budget_interrupts_with_nothing_lost() {
     let mut node = Node::new();
     let mut db = node.open();

@@ -188,7 +188,7 @@ impl Machine {
             Phase::Drain => self.forget(id, out),
             Phase::Running if request.only_reads => {
                 if let Some(session) = &conn.session {
-                    session.interrupt.interrupt();
+                    session.interrupt.end();
                 }
             }
             // The request goes on for its effect: a client that leaves does not take it back.

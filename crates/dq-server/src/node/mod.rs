@@ -402,10 +402,10 @@ impl Machine {
         self.settings.busy_timeout_ms = ms;
     }
 
-    /// Interrupts whatever runs, so that threads come to an end.
+    /// Ends whatever runs or is about to, so that threads come to an end.
     pub fn interrupt_all(&self) {
         for session in self.conns.values().filter_map(|conn| conn.session.as_ref()) {
-            session.interrupt.interrupt();
+            session.interrupt.end();
         }
     }
 

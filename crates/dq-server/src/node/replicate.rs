@@ -221,7 +221,7 @@ impl Machine {
                 .and_then(|session| self.databases.get(&session.database))
                 .map_or(0, |database| database.proposed);
             if let Some(session) = conn.session.take() {
-                session.interrupt.interrupt();
+                session.interrupt.end();
                 if let Some(database) = self.databases.get_mut(&session.database) {
                     database.opens = database.opens.saturating_sub(1);
                 }

@@ -91,10 +91,11 @@ impl Db {
                 return Err(error);
             }
         }
-        let db = Db {
+        let mut db = Db {
             handle: Arc::new(Handle::new(db, shared)),
         };
         db.set_up()?;
+        db.set_budget(None);
         db.handle.enter().shared().connection.borrow_mut().release();
         Ok(db)
     }
@@ -279,8 +280,7 @@ impl Db {
         let shared = entered.shared();
         let period = shared.budget.set(steps);
         let context = std::ptr::from_ref(shared).cast_mut().cast::<c_void>();
-        // SAFETY: the connection is open, and we are inside; `shared` outlives it. A period of 0
-        // removes the handler.
+        // SAFETY: the connection is open, and we are inside; `shared` outlives it.
         unsafe {
             sqlite::sqlite3_progress_handler(entered.db(), period, Some(on_progress), context);
         }

@@ -34,10 +34,11 @@ unsafe impl Sync for Handle {}
 impl Handle {
     /// Takes over an open connection, and what its callbacks point to.
     pub(super) fn new(db: *mut sqlite::sqlite3, shared: Box<Shared>) -> Handle {
+        let interrupt = InterruptHandle::new(db, shared.ended.clone());
         Handle {
             db,
             shared,
-            interrupt: InterruptHandle::new(db),
+            interrupt,
             locked: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }
@@ -127,7 +128,8 @@ impl Drop for Entered<'_> {
 /// held.
 pub(super) unsafe extern "C" fn on_progress(shared: *mut c_void) -> c_int {
     // SAFETY: the caller's promise.
-    c_int::from(unsafe { &*shared.cast::<Shared>() }.budget.spend())
+    let shared = unsafe { &*shared.cast::<Shared>() };
+    c_int::from(shared.budget.spend() || shared.ended.is_set())
 }
 
 /// # Safety

@@ -164,6 +164,9 @@ impl Stmt {
     /// in any case.
     pub fn step(&mut self) -> Result<Step, Error> {
         let entered = self.enter()?;
+        if entered.shared().ended.is_set() {
+            return Err(Error::from_code(sqlite::SQLITE_INTERRUPT));
+        }
         // SAFETY: the statement is ours, and we are inside its connection.
         match unsafe { sqlite::sqlite3_step(self.stmt) } {
             sqlite::SQLITE_ROW => Ok(Step::Row),
