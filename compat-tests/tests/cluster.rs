@@ -1,10 +1,11 @@
 //! Clusters of real processes: members come and go, leaders die, nothing acknowledged is lost.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use compat_tests::servers::{Kind, Options, Server};
+use compat_tests::servers::{Kind, Options, Server, find_in_path_or_skip};
 use dq_client::{Cluster, Config, MemStore, Outcome, Pool, Role};
 
 /// How long anything here may take before the test gives up; far above what it takes.
@@ -357,10 +358,32 @@ fn under_writers(servers: &mut Vec<Server>, act: impl FnOnce(&mut Vec<Server>)) 
                 })
             })
             .collect();
+        // And the stock shell, a process for each row, so that none of it is left from before.
+        let shell = find_in_path_or_skip("dqlite").map(|shell| {
+            let addresses: Vec<&str> = servers.iter().map(Server::address).collect();
+            let (addresses, stop) = (addresses.join(","), &stop);
+            scope.spawn(move || {
+                let mut acked = BTreeSet::new();
+                let mut token = -1;
+                while !stop.load(Ordering::Relaxed) {
+                    let insert = format!("INSERT INTO t VALUES ({token})");
+                    // It gives up by itself after some seconds without a leader.
+                    let output = Command::new(&shell)
+                        .args(["-s", &addresses, "cluster", &insert])
+                        .output()
+                        .expect("the shell can be started");
+                    if output.status.success() {
+                        acked.insert(token);
+                    }
+                    token -= 1;
+                }
+                acked
+            })
+        });
         act(servers);
         stop.store(true, Ordering::Relaxed);
         let mut acked = BTreeSet::new();
-        for writer in writers {
+        for writer in writers.into_iter().chain(shell) {
             acked.append(&mut writer.join().expect("no writer panicked"));
         }
         acked

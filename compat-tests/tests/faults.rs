@@ -61,6 +61,7 @@ fn under_faults(nodes: usize, reads: &str, seconds: u64, seed: u64) {
     ) else {
         return;
     };
+    let reads = &std::env::var("DQ_FAULTS_READS").unwrap_or_else(|_| reads.to_owned());
     let seed = number("DQ_FAULTS_SEED").unwrap_or(seed);
     let seconds = number("DQ_FAULTS_SECONDS").unwrap_or(seconds);
     let history = Path::new(SCRATCH).join(format!("faults-{nodes}-{reads}-{seed}.jsonl"));

@@ -284,7 +284,7 @@ fn check_content(addresses: &[String], elements: &[(i64, Told)], violations: &mu
 pub fn build_checker(go: &Path, directory: &Path) -> io::Result<PathBuf> {
     let program = directory.join("linearize");
     let output = Command::new(go)
-        .args(["build", "-o"])
+        .args(["build", "-buildvcs=false", "-o"])
         .arg(&program)
         .arg(".")
         .env("GOFLAGS", "-mod=readonly")
