@@ -52,6 +52,19 @@ pub fn resident_bytes() -> usize {
     (live_pages() + hot) * PAGE_SIZE
 }
 
+/// Gives back to the operating system what the C allocator holds and nobody uses.
+///
+/// A large buffer that is freed may stay in the allocator's heap below something small that is still in
+/// use. This looks through the whole heap, which takes milliseconds: it is for the moments after much
+/// has been freed at once.
+pub fn trim_heap() {
+    // SAFETY: it has no preconditions, and takes the allocator's own locks.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Hands out one page of unspecified content, with a reference count of 1.
 ///
 /// Ends the process if the operating system has no memory left, as every other allocation does.

@@ -157,6 +157,8 @@ impl EventLoop {
             }
             self.give(Input::TurnEnd);
         }
+        // The log was read as a whole, and only its newest entries are still held.
+        dq_vfs::trim_heap();
         match self.stopped.take() {
             Some(Err(why)) => Err(why),
             _ => Ok(()),
