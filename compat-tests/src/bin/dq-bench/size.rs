@@ -30,6 +30,8 @@ pub(crate) struct Size {
     restart_s: f64,
     /// The same after SIGKILL.
     restart_killed_s: f64,
+    /// After that restart.
+    rss_restarted: f64,
 }
 
 const MIB: f64 = (1 << 20) as f64;
@@ -63,6 +65,7 @@ fn measure_one(variant: Variant, place: &'static str, dir: &Path, mib: u64) -> i
     let restart_s = restart(server)?;
     server.kill()?;
     let restart_killed_s = restart(server)?;
+    let restarted = Usage::of(server.pid().as_slice());
     Ok(Size {
         place,
         server: variant.name,
@@ -73,6 +76,7 @@ fn measure_one(variant: Variant, place: &'static str, dir: &Path, mib: u64) -> i
         dir,
         restart_s,
         restart_killed_s,
+        rss_restarted: restarted.rss as f64 / MIB,
     })
 }
 
@@ -144,7 +148,7 @@ fn dir_bytes(dir: &Path) -> io::Result<u64> {
 /// A column's name and where its figure comes from.
 type Column = (&'static str, fn(&Size) -> f64);
 
-const COLUMNS: [Column; 7] = [
+const COLUMNS: [Column; 8] = [
     ("data_mib", |s| s.data),
     ("fill_s", |s| s.fill_s),
     ("rss_mib", |s| s.rss),
@@ -152,6 +156,7 @@ const COLUMNS: [Column; 7] = [
     ("dir_mib", |s| s.dir),
     ("restart_s", |s| s.restart_s),
     ("restart_killed_s", |s| s.restart_killed_s),
+    ("rss_restarted_mib", |s| s.rss_restarted),
 ];
 
 pub(crate) fn csv(sizes: &[Size]) -> String {
@@ -177,7 +182,7 @@ pub(crate) fn markdown(mib: u64, sizes: &[Size]) -> String {
         "1 node, {mib} MiB of rows that do not compress, written in transactions of 4 MiB. Memory \
          in multiples of the databases' pages.\n\n\
          | data on | server | MiB of pages | fill s | RSS | peak RSS | MiB on disk | restart s \
-         | restart s after SIGKILL |\n|---|---|---:|---:|---:|---:|---:|---:|---:|\n"
+         | restart s after SIGKILL | RSS then |\n|---|---|---:|---:|---:|---:|---:|---:|---:|---:|\n"
     );
     let mut seen = Vec::new();
     for row in sizes {
@@ -193,7 +198,7 @@ pub(crate) fn markdown(mib: u64, sizes: &[Size]) -> String {
         };
         let _ = writeln!(
             text,
-            "| {} | {} | {:.0} | {} | {:.2} | {:.2} | {:.0} | {} | {} |",
+            "| {} | {} | {:.0} | {} | {:.2} | {:.2} | {:.0} | {} | {} | {:.2} |",
             row.place,
             row.server,
             of(|s| s.data),
@@ -203,6 +208,7 @@ pub(crate) fn markdown(mib: u64, sizes: &[Size]) -> String {
             of(|s| s.dir),
             short(of(|s| s.restart_s)),
             short(of(|s| s.restart_killed_s)),
+            of(|s| s.rss_restarted / s.data),
         );
     }
     text
@@ -224,6 +230,7 @@ mod tests {
             dir: 300.0,
             restart_s: 0.25,
             restart_killed_s: 0.5,
+            rss_restarted: 110.0,
         };
         let sizes = [
             size("C", 110.0),
@@ -233,7 +240,7 @@ mod tests {
         ];
         let text = markdown(100, &sizes);
         assert!(
-            text.contains("| disk | C | 100 | 1.0 | 1.20 | 2.00 | 300 | 0.25 | 0.50 |"),
+            text.contains("| disk | C | 100 | 1.0 | 1.20 | 2.00 | 300 | 0.25 | 0.50 | 1.10 |"),
             "{text}"
         );
         assert_eq!(text.matches("| disk |").count(), 2, "{text}");
