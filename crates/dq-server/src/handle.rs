@@ -89,7 +89,8 @@ pub enum StartError {
     Directory(dq_raft::OpenError),
     /// The log or its metadata are damaged; the error names the file. Nothing was changed.
     Recover(dq_raft::RecoverError),
-    /// The newest snapshot is damaged; the error names the file. Nothing was changed.
+    /// The newest snapshot is damaged; the error names the file. Leftovers of older ones and of the log
+    /// may have been removed.
     Snapshot(dq_raft::SnapshotError),
     /// The address cannot be bound.
     Bind {

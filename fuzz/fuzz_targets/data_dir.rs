@@ -1,0 +1,5 @@
+//! A start on any directory: see `dq_fuzz::data_dir`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| dq_fuzz::data_dir::run(input));

@@ -1,0 +1,5 @@
+//! Clients of a node: see `dq_fuzz::session`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| dq_fuzz::session::run(input));
