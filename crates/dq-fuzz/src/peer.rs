@@ -51,6 +51,9 @@ pub fn run(bytes: &[u8]) {
         shell.close(id);
     }
     shell.settle();
+    // A leader that hears of nobody gives up what waits.
+    shell.pass(60_000);
+    shell.settle();
     if shell.fatal.is_none() {
         assert_eq!(shell.machine.status().connections, 0);
         asks(&mut shell);

@@ -341,6 +341,9 @@ impl Machine {
             Input::DiskFull(full) => {
                 self.disk_full = full;
                 self.driver.set_disk_full(full);
+                if !full {
+                    self.wake_crowded(out);
+                }
             }
             Input::Finished(conn, finished) => self.finished(conn, *finished, out),
             Input::LogRead(range, entries) => {

@@ -284,10 +284,15 @@ impl Machine {
             },
         };
         self.release(&name, out);
+        self.wake_crowded(out);
+        self.drop_if_deleted(&name);
+    }
+
+    /// There may be room for more writes: those who waited for it go on.
+    pub(super) fn wake_crowded(&mut self, out: &mut VecDeque<Output>) {
         for name in std::mem::take(&mut self.crowded) {
             self.next_writer(&name, out);
         }
-        self.drop_if_deleted(&name);
     }
 
     /// Applies an entry that this node has not executed itself.
