@@ -129,6 +129,7 @@ fn compare(options: &Compare) -> io::Result<()> {
             let stem = format!("performance-{}", plural(nodes.max(1)));
             std::fs::write(docs.join(format!("{stem}.csv")), figures.csv())?;
             plot::draw(&docs.join(format!("{stem}.svg")), &figures)?;
+            let text = format!("{text}\n![Operations per second]({stem}.svg)\n");
             document::replace(&docs.join("PERFORMANCE.md"), &plural(nodes.max(1)), &text)?;
         }
     }
