@@ -50,9 +50,14 @@ fn config() -> Config {
 }
 
 fn pool_of(addresses: &[String]) -> Pool {
-    config()
-        .connect(MemStore::new(addresses), DATABASE)
-        .expect("the settings are fine")
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        // A pool begins with a connection, and nobody may lead at the moment.
+        match config().connect(MemStore::new(addresses), DATABASE) {
+            Ok(pool) => return pool,
+            Err(error) => assert!(Instant::now() < deadline, "nobody leads: {error}"),
+        }
+    }
 }
 
 /// Tries until it is done. Only for what may be done twice.

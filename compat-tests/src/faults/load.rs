@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use dq_client::{Config, Error, MemStore, Outcome, Pool, RetryPolicy};
 
+use super::bed::PATIENCE;
 use super::history::{Action, History, Operation, Told};
 use crate::differential::rng::Rng;
 
@@ -60,6 +61,21 @@ pub(crate) struct Seen {
 
 /// A pool whose requests fail soon and are not tried again.
 pub(crate) fn pool(addresses: &[String]) -> Pool {
+    connect(&config(), addresses)
+}
+
+/// Tries until somebody leads: a pool begins with a connection.
+fn connect(config: &Config, addresses: &[String]) -> Pool {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match config.clone().connect(MemStore::new(addresses), DATABASE) {
+            Ok(pool) => return pool,
+            Err(error) => assert!(Instant::now() < deadline, "nobody leads: {error}"),
+        }
+    }
+}
+
+fn config() -> Config {
     Config::new()
         .pool_size(1)
         .dial_timeout(Duration::from_millis(500))
@@ -68,8 +84,6 @@ pub(crate) fn pool(addresses: &[String]) -> Pool {
         .acquire_timeout(Duration::from_secs(2))
         .backoff(Duration::from_millis(20), Duration::from_millis(200))
         .retry(RetryPolicy::never())
-        .connect(MemStore::new(addresses), DATABASE)
-        .expect("the settings are fine")
 }
 
 /// Makes the tables.
@@ -96,9 +110,26 @@ fn told<T>(result: &Result<T, Error>) -> Told {
 }
 
 impl Load {
+    /// The pool of a client. Every fourth one is quick to give up and asks one node only who leads,
+    /// so that it comes to a new leader while others still wait for the old one.
+    fn pool_of(&self, process: usize) -> Pool {
+        if process % 4 != 1 {
+            return pool(&self.addresses);
+        }
+        let node = process / 4 % self.addresses.len();
+        let quick = config()
+            .request_timeout(Some(Duration::from_millis(300)))
+            .attempt_timeout(Duration::from_millis(300))
+            .refresh_interval(Duration::from_secs(3600 * 24));
+        connect(&quick, &self.addresses[node..=node])
+    }
+
     /// One client of ours, until it is told to stop.
     pub(crate) fn client(&self, process: usize, seed: u64) -> Seen {
-        let pool = pool(&self.addresses);
+        let pool = self.pool_of(process);
+        // Every fourth one only reads: a leader that was cut off keeps those who write waiting, and
+        // only those who do not can be told something old.
+        let only_reads = process.is_multiple_of(4);
         let mut rng = Rng::new(seed);
         let mut seen = Seen::default();
         // What it last saw in a register.
@@ -118,7 +149,11 @@ impl Load {
             let invoked = self.history.now();
             let epoch = (invoked / REGISTERS_FOR_NS) as i64;
             let register = epoch * REGISTERS as i64 + rng.below(REGISTERS) as i64;
-            let (action, key, told) = match rng.below(100) {
+            let choice = match rng.below(100) {
+                40..75 | 90..95 if only_reads => 0,
+                choice => choice,
+            };
+            let (action, key, told) = match choice {
                 0..40 => {
                     let result = read(&pool, "registers", "value", register);
                     let told = told(&result);
