@@ -317,27 +317,24 @@ impl Connection {
             // Read marks are ours alone.
             return Ok(());
         }
-        self.writing = Some(
-            match self.grant.as_ref().map_or(Write::None, |grant| grant.write) {
-                Write::None => {
-                    self.wanted_write = true;
-                    return Err(Code(sqlite::SQLITE_BUSY));
-                }
-                Write::Slot { head } => {
-                    let shown = match (self.shown, &self.chain) {
-                        (Shown::Version(number), _) => Some(number),
-                        (Shown::Chain, Some(chain)) => Some(chain.base),
-                        _ => None,
-                    };
-                    if shown != Some(head) {
-                        return Err(Code(sqlite::SQLITE_BUSY_SNAPSHOT));
-                    }
-                    head
-                }
-                // The commit will fail, so what is below it does not matter.
-                Write::Refuse { .. } => unnamed_number(),
-            },
-        );
+        let shown = match (self.shown, &self.chain) {
+            (Shown::Version(number), _) => Some(number),
+            (Shown::Chain, Some(chain)) => Some(chain.base),
+            _ => None,
+        };
+        let base = match self.grant.as_ref().map_or(Write::None, |grant| grant.write) {
+            Write::None => {
+                self.wanted_write = true;
+                return Err(Code(sqlite::SQLITE_BUSY));
+            }
+            Write::Slot { head } if shown != Some(head) => {
+                return Err(Code(sqlite::SQLITE_BUSY_SNAPSHOT));
+            }
+            // A commit now will fail. A later one, under another grant, will not if what is below
+            // it is still the head.
+            Write::Slot { .. } | Write::Refuse { .. } => shown.unwrap_or_else(unnamed_number),
+        };
+        self.writing = Some(base);
         self.delete_asked = false;
         self.committing = false;
         Ok(())

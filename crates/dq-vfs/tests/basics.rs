@@ -95,6 +95,23 @@ fn a_refused_commit_rolls_back_and_keeps_its_code() {
 }
 
 #[test]
+fn a_transaction_begun_while_commits_are_refused_commits_when_they_are_not() {
+    let mut node = Node::new();
+    let mut db = node.open();
+    node.must(&mut db, "CREATE TABLE t (x)");
+    let mut refuse = node.grant();
+    refuse.write = Write::Refuse { code: 10250 };
+    db.grant(refuse);
+    execute(&mut db, "BEGIN; INSERT INTO t VALUES (1)", &[]).unwrap();
+    db.release();
+    node.must(&mut db, "INSERT INTO t VALUES (2); COMMIT");
+    assert_eq!(
+        node.must(&mut db, "SELECT sum(x) FROM t"),
+        [[Value::Integer(3)]]
+    );
+}
+
+#[test]
 fn a_commit_without_a_slot_stays_open_for_another_try() {
     let mut node = Node::new();
     let mut db = node.open();
