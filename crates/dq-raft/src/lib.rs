@@ -123,6 +123,8 @@ pub mod fs;
 pub mod log;
 mod membership;
 mod message;
+#[doc(hidden)]
+pub mod mutants;
 pub mod sim_disk;
 mod translate;
 mod types;

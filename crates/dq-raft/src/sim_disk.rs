@@ -139,6 +139,11 @@ impl SimDisk {
         self.state().power_cut(loss);
     }
 
+    /// Names of all files as a process would see them, ascending.
+    pub fn names(&self) -> Vec<String> {
+        self.state().names.keys().cloned().collect()
+    }
+
     /// All files and their content as a process would read them.
     pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
         let state = self.state();

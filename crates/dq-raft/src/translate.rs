@@ -29,6 +29,7 @@ use crate::log::cache::{EntryId, LogCache, handle};
 use crate::message::{
     AppendEntries, AppendEntriesResult, Echo, Message, RequestVote, RequestVoteResult, Stamp,
 };
+use crate::mutants::{Mutant, is_broken};
 
 /// The context by which raft-rs marks votes of a leadership transfer.
 const CAMPAIGN_TRANSFER: &[u8] = b"CampaignTransfer";
@@ -142,20 +143,22 @@ pub(crate) fn heartbeat_out(
 ) -> Option<AppendEntries> {
     let first_of_term = view.first_of_term?;
     let replicated = follower.next_index.saturating_sub(1);
-    let prev = if follower.state == ProgressState::Replicate && replicated >= first_of_term {
-        EntryId {
-            index: replicated,
-            term: view.cache.term_at(replicated)?,
-        }
-    } else {
-        if !peer.positions.contains(&view.last.index) {
-            if peer.positions.len() == POSITIONS {
-                peer.positions.pop_front();
+    let anywhere = is_broken(Mutant::HeartbeatAnywhere) && replicated > 0;
+    let prev =
+        if follower.state == ProgressState::Replicate && replicated >= first_of_term || anywhere {
+            EntryId {
+                index: replicated,
+                term: view.cache.term_at(replicated)?,
             }
-            peer.positions.push_back(view.last.index);
-        }
-        view.last
-    };
+        } else {
+            if !peer.positions.contains(&view.last.index) {
+                if peer.positions.len() == POSITIONS {
+                    peer.positions.pop_front();
+                }
+                peer.positions.push_back(view.last.index);
+            }
+            view.last
+        };
     let append = AppendEntries {
         term: view.term,
         prev_index: prev.index,
@@ -180,7 +183,8 @@ fn guarded(
     mut append: AppendEntries,
 ) -> Option<AppendEntries> {
     let first_of_term = view.first_of_term?;
-    if append.end() < first_of_term {
+    let broken = is_broken(Mutant::AppendStopsShort) || is_broken(Mutant::HeartbeatAnywhere);
+    if append.end() < first_of_term && !broken {
         debug_assert!(
             false,
             "an append that ends at {} before {first_of_term}",
@@ -192,7 +196,9 @@ fn guarded(
         );
         return None;
     }
-    append.leader_commit = append.leader_commit.min(append.end());
+    if !is_broken(Mutant::CommitBeyondEnd) {
+        append.leader_commit = append.leader_commit.min(append.end());
+    }
     peer.sent_append = true;
     Some(append)
 }
@@ -348,7 +354,9 @@ pub(crate) fn vote_result_in(
                 (true, term) if term == next => Some(message),
                 (true, _) => None,
                 (false, term) if term == next && !result.own_term => {
-                    message.term = view.term;
+                    if !is_broken(Mutant::AdoptEchoedTerm) {
+                        message.term = view.term;
+                    }
                     Some(message)
                 }
                 (false, term) if term >= view.term => Some(message),

@@ -14,6 +14,7 @@ use dq_wire::disk::fsm_snapshot::{
 };
 
 use crate::registry::FINGERPRINT_TAG;
+use dq_raft::mutants::{Mutant, is_broken};
 
 /// The pages of a FRAMES command, copied out of the log.
 #[derive(Debug)]
@@ -49,6 +50,11 @@ impl Frames {
         let stated = self.tx_id;
         if stated & FINGERPRINT_TAG != 0 && stated != FINGERPRINT_TAG | base.fingerprint() {
             return Err("the database differs from the leader's".to_owned());
+        }
+        if is_broken(Mutant::SizeFromHighestPage) {
+            let highest = self.pages.iter().map(|(no, _)| no.0).max().unwrap_or(0);
+            let size = base.page_count().max(highest);
+            return Ok(base.successor(number, &self.pages, size));
         }
         base.apply(number, &self.pages)
             .map_err(|error| format!("cannot be applied: {error:?}"))

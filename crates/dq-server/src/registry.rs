@@ -20,6 +20,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use dq_raft::Payload;
+use dq_raft::mutants::{Mutant, is_broken};
 use dq_vfs::{Capture, Page, PageNo, Version};
 use dq_wire::encode_frames_header;
 
@@ -118,7 +119,7 @@ impl Database {
         // could come back when a later one grows it again without writing all of them.
         let alone = capture.delete_database
             || capture.pages.len() > BATCH_PAGES
-            || version.page_count() < base.page_count();
+            || version.page_count() < base.page_count() && !is_broken(Mutant::ShrinkInBatch);
         let joins = !alone
             && self
                 .batches
@@ -173,7 +174,9 @@ impl Database {
 
     /// Ends an epoch: nothing that was not committed remains, nobody holds or waits for anything.
     pub fn reset(&mut self) {
-        self.head = self.committed.clone();
+        if !is_broken(Mutant::HeadSurvives) {
+            self.head = self.committed.clone();
+        }
         self.proposed = 0;
         self.in_flight = 0;
         self.slot = None;

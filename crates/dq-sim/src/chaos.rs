@@ -21,6 +21,10 @@ impl World {
         self.after(next, Event::Fault);
         let fault = self.plan.faults[self.rng.below(self.plan.faults.len() as u64) as usize];
         let node = self.rng.below(self.nodes.len() as u64) as usize;
+        let node = match self.leader() {
+            Some(leader) if self.rng.chance(self.plan.at_leader) => leader,
+            _ => node,
+        };
         if self.inject(fault, node) {
             *self.faults.entry(fault).or_default() += 1;
             self.trace(|| format!("fault {fault:?} at n{}", node + 1));
@@ -32,13 +36,17 @@ impl World {
         self.rng.between(1, 4 * self.plan.election_ms) * MS
     }
 
-    fn inject(&mut self, fault: Fault, node: usize) -> bool {
-        let runs = self.nodes[node].process.is_some();
-        let leader = self.nodes.iter().position(|slot| {
+    fn leader(&self) -> Option<usize> {
+        self.nodes.iter().position(|slot| {
             slot.process
                 .as_ref()
                 .is_some_and(|process| process.machine.driver().epoch().is_some())
-        });
+        })
+    }
+
+    fn inject(&mut self, fault: Fault, node: usize) -> bool {
+        let runs = self.nodes[node].process.is_some();
+        let leader = self.leader();
         match fault {
             Fault::Kill if runs => self.die(node, Death::Kill),
             Fault::KillBetweenOutputs if runs => {
@@ -49,6 +57,12 @@ impl World {
             Fault::PowerCutInWrite if runs => {
                 let at = self.nodes[node].disk.operations() + self.rng.below(12);
                 self.nodes[node].disk.fail(at, DiskFault::PowerCut);
+            }
+            Fault::DieInWriteThenPowerCut if runs => {
+                let at = self.nodes[node].disk.operations() + self.rng.below(12);
+                self.nodes[node].disk.fail(at, DiskFault::Error(EIO));
+                let later = self.a_while();
+                self.after(later, Event::Relief(Relief::Power(node)));
             }
             Fault::PowerCutAll => {
                 for node in 0..self.nodes.len() {
@@ -149,6 +163,8 @@ impl World {
     /// All faults end, and everything starts again.
     pub(crate) fn heal(&mut self) {
         self.net.mend_all();
+        // Statements that take longer than elections would starve whoever waits for the slot.
+        self.plan.deferred_for = self.plan.deferred_for.min(20 * MS);
         for node in 0..self.nodes.len() {
             let slot = &mut self.nodes[node];
             slot.paused_until = self.now;

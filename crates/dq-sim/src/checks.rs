@@ -5,11 +5,15 @@
 //! - Nodes that have applied the same entries hold the same databases.
 //! - What is applied never goes back in the life of a process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use dq_raft::sim_disk::SimDisk;
+use dq_raft::{Driver, EntryKind, Message, RaftRole};
 use dq_server::node::Machine;
 use dq_vfs::{Version, Vfs};
+use dq_wire::Configuration;
+use dq_wire::disk::names::FileName;
 
 use crate::rng::hash;
 
@@ -21,6 +25,10 @@ pub(crate) struct Checks {
     committed: BTreeMap<u64, (u64, u64)>,
     /// Hash of all databases by the index applied.
     applied: BTreeMap<u64, (u64, String)>,
+    /// Terms for which somebody has stood, or that a disk held.
+    stood: BTreeSet<u64>,
+    /// Per node: the term when its configuration was looked at.
+    terms: BTreeMap<usize, u64>,
     /// Per node: committed entries looked at, and the last index applied.
     looked: BTreeMap<usize, (u64, u64)>,
     /// Comparisons of databases between nodes.
@@ -29,13 +37,54 @@ pub(crate) struct Checks {
 
 impl Checks {
     /// A node begins a new life, and is looked at afresh.
-    pub(crate) fn started(&mut self, node: usize) {
+    pub(crate) fn started(&mut self, node: usize, driver: &Driver) {
         self.looked.remove(&node);
+        self.stood.insert(driver.term());
+    }
+
+    /// A message has left: a candidate stands for its term.
+    pub(crate) fn sent(&mut self, message: &Message) {
+        if let Message::RequestVote(vote) = message
+            && !vote.pre_vote
+        {
+            self.stood.insert(vote.term);
+        }
+    }
+
+    /// Whether the term is one for which somebody has stood, and the configuration in effect the last
+    /// one of the log.
+    fn look_at_term(&mut self, node: usize, driver: &Driver) -> Result<(), String> {
+        let term = driver.term();
+        if matches!(driver.role(), RaftRole::Candidate | RaftRole::Leader) {
+            self.stood.insert(term);
+        }
+        if self.terms.insert(node, term) == Some(term) {
+            return Ok(());
+        }
+        if !self.stood.contains(&term) {
+            return Err(format!("is in term {term}, for which nobody has stood"));
+        }
+        let log = (1..=driver.last_index()).rev();
+        let change = log
+            .map_while(|index| driver.entry(index))
+            .find(|entry| entry.kind == EntryKind::Change);
+        if let Some(change) = change
+            && Configuration::decode(&change.payload.to_bytes()).as_ref()
+                != Ok(driver.configuration())
+        {
+            return Err(format!(
+                "goes by {:?}, entry {} says something else",
+                driver.configuration(),
+                change.index
+            ));
+        }
+        Ok(())
     }
 
     /// Looks at a node after a step.
     pub(crate) fn look(&mut self, node: usize, machine: &Machine) -> Result<(), String> {
         let driver = machine.driver();
+        self.look_at_term(node, driver)?;
         if let Some(epoch) = driver.epoch() {
             let leader = *self.leaders.entry(epoch.term).or_insert(node);
             if leader != node {
@@ -108,6 +157,29 @@ impl Checks {
         }
         Ok(())
     }
+}
+
+/// Whether the closed segments of a directory follow each other without gaps, and no more snapshots are
+/// kept than two and one in the making.
+pub(crate) fn segments_follow(disk: &SimDisk) -> Result<(), String> {
+    let mut expected = None;
+    let mut snapshots = 0;
+    for name in disk.names() {
+        match FileName::parse(&name) {
+            Some(FileName::ClosedSegment { first, last }) => {
+                if expected.is_some_and(|expected| expected != first) {
+                    return Err(format!("{name} does not follow the segment before it"));
+                }
+                expected = Some(last + 1);
+            }
+            Some(FileName::Snapshot(_)) => snapshots += 1,
+            _ => {}
+        }
+    }
+    if snapshots > 3 {
+        return Err(format!("{snapshots} snapshots are kept"));
+    }
+    Ok(())
 }
 
 /// The databases that hold anything: an empty one comes and goes by being opened.

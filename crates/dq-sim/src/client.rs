@@ -76,6 +76,8 @@ pub(crate) struct Shared {
     pub(crate) answered: Vec<u64>,
     /// Clients that have come to their end.
     pub(crate) ended: usize,
+    /// Requests and answers are printed.
+    pub(crate) verbose: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -268,6 +270,34 @@ impl Client {
 
     /// Sends a request and waits for its answer. Anything but an answer closes the link.
     pub(crate) async fn call(&self, request: &Request<'_>) -> Result<Answer, Failure> {
+        self.trace(|| {
+            let text = match request {
+                Request::ExecSql { sql, .. } | Request::QuerySql { sql, .. } => {
+                    String::from_utf8_lossy(sql).into_owned()
+                }
+                other => format!("{other:?}"),
+            };
+            format!("asks {}", text.chars().take(150).collect::<String>())
+        });
+        let answer = self.ask(request).await;
+        self.trace(|| {
+            format!(
+                "is told {}",
+                format!("{answer:?}").chars().take(150).collect::<String>()
+            )
+        });
+        answer
+    }
+
+    /// Writes a line of the trace, if somebody wants it.
+    pub(crate) fn trace(&self, line: impl FnOnce() -> String) {
+        if self.shared.borrow().verbose {
+            let now = self.port.borrow().now as f64 / 1e6;
+            println!("{now:>12.6} c{} {}", self.index, line());
+        }
+    }
+
+    async fn ask(&self, request: &Request<'_>) -> Result<Answer, Failure> {
         let mut bytes = Vec::new();
         request.encode(&mut bytes);
         let until = {

@@ -96,10 +96,12 @@ impl History {
 
     /// A read of all tokens that began at `began` and ends now.
     pub(crate) fn tokens_read(&mut self, began: u64, found: &[i64], last: bool) {
-        let set: BTreeSet<i64> = found.iter().copied().collect();
+        let mut set = BTreeSet::new();
         let mut wrong = Vec::new();
-        if set.len() != found.len() {
-            wrong.push("a token was inserted twice".to_owned());
+        for id in found {
+            if !set.insert(*id) {
+                wrong.push(format!("token {id} was inserted twice"));
+            }
         }
         for (id, token) in &self.tokens {
             let there = set.contains(id);

@@ -28,6 +28,7 @@ mod node;
 mod plan;
 mod registers;
 mod rng;
+mod said;
 mod trace;
 mod workload;
 mod world;
@@ -38,6 +39,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use dq_vfs::{Vfs, World as SqlWorld};
 
+#[cfg(feature = "mutants")]
+pub use dq_raft::mutants;
 pub use plan::{Fault, Plan};
 pub use rng::Rng;
 pub use trace::print_log;

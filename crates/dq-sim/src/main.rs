@@ -1,10 +1,10 @@
 //! Runs seeds, prints those that fail and a summary, and ends with 1 if any failed.
 
 use std::collections::BTreeMap;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
-use dq_sim::Fault;
 
 /// Simulates clusters, one per seed.
 #[derive(Debug, Parser)]
@@ -18,51 +18,235 @@ struct Arguments {
     /// Print everything that happens.
     #[arg(long)]
     verbose: bool,
+    /// Break a rule, by its name, or each in turn ("all"): stop at the first failure.
+    #[cfg(feature = "mutants")]
+    #[arg(long)]
+    mutant: Option<String>,
+    /// Begin with a seed that nobody has run: the time.
+    #[arg(long)]
+    fresh: bool,
+    /// Processes that share the seeds.
+    #[arg(long, default_value_t = 1)]
+    jobs: u64,
+    /// Begin no seed after so many seconds.
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Run every so many-th seed only.
+    #[arg(long, default_value_t = 1, hide = true)]
+    stride: usize,
+    /// Print counts for the process that started this one.
+    #[arg(long, hide = true)]
+    part: bool,
     /// Run every seed twice and compare the runs.
     #[arg(long)]
     twice: bool,
 }
 
+/// What became of a range of seeds.
+#[derive(Debug, Default)]
+struct Total {
+    seeds: u64,
+    failed: u64,
+    micros: u64,
+    compared: u64,
+    moments: u64,
+    faults: BTreeMap<String, u64>,
+}
+
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let mut arguments = Arguments::parse();
     if arguments.verbose {
         dq_sim::print_log();
     }
-    let mut failed = 0;
-    let mut micros = 0;
-    let mut compared = 0;
-    let mut moments = 0;
-    let mut faults: BTreeMap<Fault, u64> = BTreeMap::new();
-    for seed in arguments.first..arguments.first.saturating_add(arguments.seeds) {
+    #[cfg(feature = "mutants")]
+    if let Some(name) = &arguments.mutant {
+        return break_rules(name, &arguments);
+    }
+    if arguments.fresh {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        arguments.first = now.map_or(1, |now| now.as_micros() as u64);
+        println!("seeds from {} on", arguments.first);
+    }
+    let began = Instant::now();
+    let total = match arguments.jobs {
+        0 | 1 => run_seeds(&arguments, began),
+        _ => run_jobs(&arguments),
+    };
+    if arguments.part {
+        println!("{}", total.to_line());
+        return ExitCode::SUCCESS;
+    }
+    let kinds: Vec<String> = total
+        .faults
+        .iter()
+        .map(|(fault, count)| format!("{fault} {count}"))
+        .collect();
+    let seconds = total.micros / 1_000_000;
+    println!(
+        "seeds {}, simulated {seconds} s in {} s, {} events of clients, {} comparisons, faults: {}; failures {}",
+        total.seeds,
+        began.elapsed().as_secs(),
+        total.moments,
+        total.compared,
+        kinds.join(", "),
+        total.failed,
+    );
+    if total.failed == 0 && total.seeds > 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Runs the seeds one after the other, in this process.
+fn run_seeds(arguments: &Arguments, began: Instant) -> Total {
+    let mut total = Total::default();
+    let last = arguments.first.saturating_add(arguments.seeds);
+    for seed in (arguments.first..last).step_by(arguments.stride.max(1)) {
+        if arguments
+            .seconds
+            .is_some_and(|most| began.elapsed().as_secs() >= most)
+        {
+            break;
+        }
         let mut report = dq_sim::run(seed, arguments.verbose);
         if arguments.twice && dq_sim::run(seed, false).hash != report.hash {
             report.failures.push("two runs differ".to_owned());
         }
-        micros += report.micros;
-        compared += report.compared;
-        moments += report.moments;
+        total.seeds += 1;
+        total.micros += report.micros;
+        total.compared += report.compared;
+        total.moments += report.moments;
         for (fault, count) in report.faults {
-            *faults.entry(fault).or_default() += count;
+            *total.faults.entry(format!("{fault:?}")).or_default() += count;
         }
         if !report.failures.is_empty() {
-            failed += 1;
+            total.failed += 1;
             println!("seed {seed} failed at commit {}:", commit());
             for why in report.failures {
                 println!("  {why}");
             }
         }
     }
-    let kinds: Vec<String> = faults
-        .iter()
-        .map(|(fault, count)| format!("{fault:?} {count}"))
-        .collect();
-    println!(
-        "seeds {}, simulated {} s, {moments} events of clients, {compared} comparisons, faults: {}; failures {failed}",
-        arguments.seeds,
-        micros / 1_000_000,
-        kinds.join(", "),
-    );
-    if failed == 0 {
+    total
+}
+
+/// Runs the seeds in several processes: SQLite has one generator of random numbers in each.
+fn run_jobs(arguments: &Arguments) -> Total {
+    let mut children = Vec::new();
+    for job in 0..arguments.jobs {
+        let first = arguments.first.saturating_add(job);
+        let mut command =
+            std::env::current_exe().map_or_else(|_| Command::new("dq-sim"), Command::new);
+        command
+            .args(["--part", "--first", &first.to_string()])
+            .args(["--seeds", &arguments.seeds.saturating_sub(job).to_string()])
+            .args(["--stride", &arguments.jobs.to_string()])
+            .stdout(Stdio::piped());
+        if let Some(seconds) = arguments.seconds {
+            command.args(["--seconds", &seconds.to_string()]);
+        }
+        if arguments.twice {
+            command.arg("--twice");
+        }
+        children.push(command.spawn());
+    }
+    let mut total = Total::default();
+    for child in children {
+        let output = child.and_then(std::process::Child::wait_with_output);
+        let text = output.map_or_else(
+            |error| error.to_string(),
+            |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+        );
+        let text = text.trim_end();
+        let (failures, line) = text.rsplit_once('\n').unwrap_or(("", text));
+        if !failures.is_empty() {
+            println!("{failures}");
+        }
+        if !total.add_line(line) {
+            println!("a process ended early: {line}");
+            total.failed += 1;
+        }
+    }
+    total
+}
+
+impl Total {
+    /// For the process that started this one.
+    fn to_line(&self) -> String {
+        let Total {
+            seeds,
+            failed,
+            micros,
+            compared,
+            moments,
+            faults,
+        } = self;
+        let mut line = format!("total {seeds} {failed} {micros} {compared} {moments}");
+        for (fault, count) in faults {
+            line.push_str(&format!(" {fault}={count}"));
+        }
+        line
+    }
+
+    /// Adds what another process has counted; false if the line says nothing of the kind.
+    fn add_line(&mut self, line: &str) -> bool {
+        let mut words = line.split(' ');
+        if words.next() != Some("total") {
+            return false;
+        }
+        let counts = [
+            &mut self.seeds,
+            &mut self.failed,
+            &mut self.micros,
+            &mut self.compared,
+            &mut self.moments,
+        ];
+        for count in counts {
+            let Some(more) = words.next().and_then(|word| word.parse::<u64>().ok()) else {
+                return false;
+            };
+            *count += more;
+        }
+        for word in words {
+            if let Some((fault, count)) = word.split_once('=') {
+                *self.faults.entry(fault.to_owned()).or_default() +=
+                    count.parse::<u64>().unwrap_or(0);
+            }
+        }
+        true
+    }
+}
+
+/// Runs seeds with a broken rule until one fails.
+#[cfg(feature = "mutants")]
+fn break_rules(name: &str, arguments: &Arguments) -> ExitCode {
+    use dq_sim::mutants::{Mutant, break_rule};
+
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut missed = 0;
+    for mutant in Mutant::ALL {
+        if name != "all" && format!("{mutant:?}") != name {
+            continue;
+        }
+        break_rule(Some(mutant));
+        let seeds = arguments.first..arguments.first.saturating_add(arguments.seeds);
+        let found = seeds
+            .map(|seed| dq_sim::run(seed, arguments.verbose))
+            .find(|report| !report.failures.is_empty());
+        match found {
+            Some(report) => {
+                let after = report.seed - arguments.first + 1;
+                println!("{mutant:?}: found after {after}: {}", report.failures[0]);
+            }
+            None => {
+                missed += 1;
+                println!("{mutant:?}: not found in {} seeds", arguments.seeds);
+            }
+        }
+    }
+    break_rule(None);
+    if missed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -74,7 +258,7 @@ fn commit() -> String {
     if let Ok(commit) = std::env::var("DQ_SIM_COMMIT") {
         return commit;
     }
-    let git = std::process::Command::new("git")
+    let git = Command::new("git")
         .args(["rev-parse", "--short", "HEAD"])
         .output();
     match git {

@@ -13,9 +13,9 @@ use dq_raft::disk::Disk;
 use dq_raft::log::writer::WriterOptions;
 use dq_raft::sim_disk::SimDisk;
 use dq_raft::{
-    Compression, DataDir, DiskError, Driver, LogEntry, LogRange, LogReader, LogWriter, OpenError,
-    Options, Persist, ReadMode, ReadOptions, RecoverError, RecoverOptions, SnapshotError,
-    SnapshotMeta, SnapshotReader, SnapshotWriter,
+    Compression, DataDir, DiskError, DiskOp, Driver, LogEntry, LogRange, LogReader, LogWriter,
+    OpenError, Options, Persist, ReadMode, ReadOptions, RecoverError, RecoverOptions,
+    SnapshotError, SnapshotMeta, SnapshotReader, SnapshotWriter,
 };
 use dq_server::config::Settings;
 use dq_server::exec::Finished;
@@ -25,6 +25,7 @@ use dq_vfs::{Version, Vfs};
 
 use crate::net::LinkId;
 use crate::plan::Plan;
+use crate::said::OnDisk;
 
 /// What a process is told, in the order in which it happens.
 #[derive(Debug)]
@@ -131,6 +132,8 @@ pub(crate) struct Process {
     pub(crate) next_conn: u64,
     /// Numbers dials.
     pub(crate) attempts: u64,
+    /// Term and vote on disk.
+    hard_state: (u64, u64),
 }
 
 /// Disk work under way.
@@ -170,6 +173,7 @@ impl Process {
     pub(crate) fn boot(
         us: &Identity,
         plan: &Plan,
+        divisor: u64,
         seed: u64,
         disk: &SimDisk,
         vfs: &Arc<Vfs>,
@@ -202,13 +206,14 @@ impl Process {
         };
         let options = Options {
             id: us.id,
-            election_timeout_ms: plan.election_ms,
-            heartbeat_ms: plan.heartbeat_ms,
+            election_timeout_ms: plan.election_ms / divisor,
+            heartbeat_ms: plan.heartbeat_ms / divisor,
             seed,
             log_bytes_max: LOG_BYTES_MAX,
         };
         let reads = promises(disk, plan.mode, &options).map_err(of_disk)?;
         let snapshot = recovered.snapshot.clone();
+        let hard_state = (recovered.term, recovered.vote);
         let driver = Driver::new(options, recovered)
             .map_err(|error| BootError::Corrupt(error.to_string()))?
             .with_reads(reads);
@@ -237,6 +242,7 @@ impl Process {
             arriving: BTreeMap::new(),
             next_conn: 2,
             attempts: 0,
+            hard_state,
         })
     }
 
@@ -255,9 +261,24 @@ impl Process {
         }
         if !batch.is_empty() {
             let id = self.writer.write(&batch)?;
+            for op in batch.iter().flat_map(|persist| &persist.ops) {
+                if let DiskOp::HardState { term, vote } = op {
+                    self.hard_state = (*term, *vote);
+                }
+            }
             mail.push(Mail::Durable(id));
         }
         Ok(mail)
+    }
+
+    /// What the disk holds, as far as it was reported durable or soon will be.
+    pub(crate) fn on_disk(&self) -> OnDisk {
+        let (term, vote) = self.hard_state;
+        OnDisk {
+            term,
+            vote,
+            last_index: self.writer.last_index(),
+        }
     }
 
     /// Writes a snapshot under temporary names.

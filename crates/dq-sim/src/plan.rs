@@ -47,6 +47,14 @@ pub struct Plan {
     pub think: u64,
     /// The membership changes all the time.
     pub churn: bool,
+    /// Only the first node votes, the others stand by.
+    pub standbys: bool,
+    /// Nodes, by number from 1, that answer a leader and a candidate as C dqlite would.
+    pub answer_like_c: Vec<usize>,
+    /// Nodes come back with other timeouts.
+    pub retuned: bool,
+    /// How many faults of a thousand hit the leader, if there is one.
+    pub at_leader: u64,
     /// How long faults happen.
     pub chaos: u64,
     /// Mean time between two faults.
@@ -66,6 +74,8 @@ pub enum Fault {
     PowerCut,
     /// Power is lost in the middle of disk work.
     PowerCutInWrite,
+    /// A process dies in the middle of disk work, comes back, and then power is lost.
+    DieInWriteThenPowerCut,
     /// All machines lose power at once.
     PowerCutAll,
     /// An operation of a disk fails.
@@ -93,11 +103,12 @@ pub enum Fault {
 }
 
 /// All kinds.
-pub(crate) const FAULTS: [Fault; 16] = [
+pub(crate) const FAULTS: [Fault; 17] = [
     Fault::Kill,
     Fault::KillBetweenOutputs,
     Fault::PowerCut,
     Fault::PowerCutInWrite,
+    Fault::DieInWriteThenPowerCut,
     Fault::PowerCutAll,
     Fault::DiskError,
     Fault::DiskFull,
@@ -146,6 +157,10 @@ impl Plan {
             clients: rng.pick(&[1, 2, 4]),
             think: rng.pick(&[MS, 5 * MS, 40 * MS]),
             churn: rng.chance(300),
+            standbys: rng.chance(80),
+            answer_like_c: (2..=nodes).filter(|_| rng.chance(200)).collect(),
+            retuned: election_ms >= 1000 && rng.chance(300),
+            at_leader: rng.pick(&[0, 500, 800]),
             chaos: rng.between(6, 20) * election_ms * MS,
             fault_interval: rng.between(election_ms / 4, election_ms * 2) * MS,
             faults,

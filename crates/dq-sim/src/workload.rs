@@ -45,6 +45,7 @@ pub(crate) async fn tokens(client: Client, think: u64) {
         let kind = client.below(4);
         let used: &[i64] = if kind == 0 { &[one] } else { &[one, other] };
         client.history(|h| used.iter().for_each(|token| h.token_began(*token)));
+        client.trace(|| format!("begins with tokens {used:?}"));
         loop {
             if !client.ready().await {
                 break;
@@ -402,8 +403,8 @@ pub(crate) async fn scratch(client: Client, think: u64) {
 }
 
 /// Forms the cluster, changes its membership, restores it, and reads everything at the end.
-pub(crate) async fn admin(client: Client, churn: bool, think: u64) {
-    restore(&client).await;
+pub(crate) async fn admin(client: Client, churn: bool, standbys: bool, think: u64) {
+    restore(&client, standbys).await;
     while client.ready().await {
         if client.exec(SCHEMA, &[]).await.is_ok() {
             break;
@@ -417,7 +418,7 @@ pub(crate) async fn admin(client: Client, churn: bool, think: u64) {
         }
         client.think(10 * think).await;
     }
-    restore(&client).await;
+    restore(&client, standbys).await;
     client.shared.borrow_mut().restored = true;
     while client.phase() != Phase::Verify {
         client.sleep(10 * MS).await;
@@ -455,8 +456,12 @@ async fn disturb(client: &Client) {
     }
 }
 
-/// Makes every node a voter, however long it takes.
-async fn restore(client: &Client) {
+/// Gives every node its role, however long it takes.
+async fn restore(client: &Client, standbys: bool) {
+    let wanted = |id: u64| match standbys && id > 1 {
+        true => Role::Standby,
+        false => Role::Voter,
+    };
     let addresses = client.shared.borrow().addresses.clone();
     while client.ready().await {
         let Ok(Answer::Members(members)) = client.call(&Request::Cluster { format: 1 }).await
@@ -472,7 +477,7 @@ async fn restore(client: &Client) {
         };
         let wrong = (1..)
             .zip(&addresses)
-            .find(|(id, _)| role(*id) != Some(Role::Voter));
+            .find(|(id, _)| role(*id) != Some(wanted(*id)));
         let Some((id, address)) = wrong else {
             return;
         };
@@ -481,7 +486,10 @@ async fn restore(client: &Client) {
                 id,
                 address: address.as_bytes(),
             },
-            Some(_) => Request::Assign { id, role: 0 },
+            Some(_) => Request::Assign {
+                id,
+                role: u64::from(wanted(id) == Role::Standby),
+            },
         };
         if client.call(&request).await.is_err() {
             client.close();

@@ -58,6 +58,7 @@ use raft::{Config, RaftState, RawNode, StateRole};
 use crate::log::cache::{EntryId, LogCache, Trailing};
 use crate::membership::{Membership, TrackerTarget};
 use crate::message::Message;
+use crate::mutants::{Mutant, is_broken};
 use crate::translate::{self, PeerState, View};
 use crate::types::{DiskOp, LogEntry, LogRange, Payload, Persist, Recovered, SnapshotMeta};
 
@@ -512,7 +513,11 @@ impl Driver {
         self.pin_timeout();
         let raft = &self.raw.raft;
         let (leads, term) = (raft.state == StateRole::Leader, raft.term);
-        if self.epoch.is_some_and(|epoch| !leads || epoch.term != term) {
+        let same = is_broken(Mutant::SameRoleSameEpoch);
+        if self
+            .epoch
+            .is_some_and(|epoch| !leads || epoch.term != term && !same)
+        {
             self.end_epoch();
         }
         if leads && self.epoch.is_none() && !self.failed {

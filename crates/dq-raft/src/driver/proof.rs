@@ -37,6 +37,7 @@ use dq_wire::{Configuration, Role};
 
 use super::{Driver, Options};
 use crate::message::{AppendEntries, AppendEntriesResult, Echo, Message, Stamp};
+use crate::mutants::{Mutant, is_broken};
 use crate::translate;
 
 /// Largest sequence number: 31 bits. Then a leader stops stamping for the rest of its term.
@@ -176,9 +177,12 @@ impl Driver {
         let echoes = |id: u64| echoed.get(&id).is_some_and(|seq| *seq > ticket.seq);
         let covers = |id: u64| cover.get(&id).is_some_and(|until| *until > ticket.arrival);
         let proven = self.proofs.options.mode == ReadMode::Leader
+            || is_broken(Mutant::NoProof)
             || applied > ticket.last_index
             || self.majority(echoes)
-            || (self.proofs.options.mode == ReadMode::Lease && !released && self.majority(covers));
+            || (self.proofs.options.mode == ReadMode::Lease
+                && (!released || is_broken(Mutant::LeaseAfterRelease))
+                && self.majority(covers));
         if proven {
             Proof::Proven
         } else if self.last_index() > ticket.last_index || self.majority(|id| self.echoing(id)) {
@@ -214,9 +218,12 @@ impl Driver {
     /// configuration in effect.
     fn majority(&self, holds: impl Fn(u64) -> bool) -> bool {
         let voters = || voters(self.configuration());
-        let count = voters()
+        let mut count = voters()
             .filter(|id| *id == self.options.id || holds(*id))
             .count();
+        if is_broken(Mutant::CountOneself) && voters().all(|id| id != self.options.id) {
+            count += 1;
+        }
         2 * count > voters().count()
     }
 
@@ -297,7 +304,13 @@ impl Driver {
         *echoed = (*echoed).max(echo.seq);
         if echo.promise_ms > 0 {
             // A tenth less, for clocks of different rates.
-            let until = stamp + u64::from(echo.promise_ms) * 9 / 10;
+            let since = if is_broken(Mutant::CoverFromAnswer) {
+                self.clock.now()
+            } else {
+                stamp
+            };
+            let margin = if is_broken(Mutant::NoMargin) { 10 } else { 9 };
+            let until = since + u64::from(echo.promise_ms) * margin / 10;
             let cover = lead.cover.entry(from).or_default();
             *cover = (*cover).max(until);
         }
@@ -435,13 +448,16 @@ impl Driver {
         let Proofs {
             options, promise, ..
         } = &mut self.proofs;
+        if is_broken(Mutant::ForgetPromise) {
+            return;
+        }
         promise.until = self.clock.now() + options.promise_found_ms;
         promise.sticky = true;
     }
 
     /// True while a promise forbids to vote and to stand.
     pub(super) fn is_bound(&self) -> bool {
-        self.clock.now() < self.proofs.promise.until
+        self.clock.now() < self.proofs.promise.until && !is_broken(Mutant::VoteDespitePromise)
     }
 
     /// Whether a valid TimeoutNow of the leader may be obeyed; if so, it ends the promise.
@@ -457,6 +473,9 @@ impl Driver {
 
     /// The highest index below everything that outstanding disk work changes.
     fn stored_index(&self) -> u64 {
+        if is_broken(Mutant::AcknowledgeUnstored) {
+            return u64::MAX;
+        }
         let touched = self
             .pending
             .iter()

@@ -11,6 +11,7 @@ use raft::eraftpb::{self, MessageType};
 use super::{Driver, Effect, Pending, decode_change};
 use crate::membership::{Membership, TrackerTarget};
 use crate::message::{AppendEntries, Message};
+use crate::mutants::{Mutant, is_broken};
 use crate::translate::{self, INSTALL_TIMEOUT_MS, SnapshotSend};
 use crate::types::{DiskOp, LogEntry, Persist};
 
@@ -94,7 +95,19 @@ impl Driver {
         let at_once = self.translate(ready.take_messages());
         let after_disk = self.translate(ready.take_persisted_messages());
         let has_work = !ops.is_empty();
-        if pending.hard_state {
+        let after_disk = if is_broken(Mutant::SayBeforeDurable) {
+            for (to, message) in after_disk {
+                self.send(to, message);
+            }
+            Vec::new()
+        } else {
+            after_disk
+        };
+        if is_broken(Mutant::SendBeforeTerm) {
+            for (to, message) in at_once {
+                self.send(to, message);
+            }
+        } else if pending.hard_state {
             pending.held.extend(at_once);
         } else if let Some(term) = self.pending.iter_mut().rev().find(|p| p.hard_state) {
             term.held.extend(at_once);
@@ -173,7 +186,9 @@ impl Driver {
         if let Some(from) = store.append(&entries) {
             ops.push(DiskOp::Truncate { from });
             pending.truncates = Some(from.min(pending.truncates.unwrap_or(from)));
-            self.membership.rollback(from);
+            if !is_broken(Mutant::KeepCutConfiguration) {
+                self.membership.rollback(from);
+            }
         }
         for entry in entries
             .iter()

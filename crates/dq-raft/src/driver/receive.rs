@@ -17,6 +17,7 @@ use crate::message::{
     AppendEntries, AppendEntriesResult, Echo, Message, NUMBER_MAX, PeerId, RequestVote,
     RequestVoteResult,
 };
+use crate::mutants::{Mutant, is_broken};
 use crate::translate::{self, Follower, Step};
 use crate::types::SnapshotMeta;
 
@@ -164,6 +165,9 @@ impl Driver {
             return;
         }
         if result.term < term || self.epoch.is_none() {
+            if is_broken(Mutant::EchoOfAnyTerm) && self.epoch.is_some() {
+                self.note_echo(from, &result);
+            }
             return;
         }
         let Some(follower) = self.raw.raft.prs().get(from).map(Follower::from) else {

@@ -9,6 +9,7 @@ use dq_wire::Role;
 use raft::StateRole;
 
 use super::{Driver, DriverError, Options};
+use crate::mutants::{Mutant, is_broken};
 
 /// Longest election timeout that is taken, ms: a day.
 const ELECTION_MS_MAX: u64 = 24 * 3600 * 1000;
@@ -192,7 +193,7 @@ impl Driver {
     /// True unless disk work is outstanding: a vote for oneself must not count entries that a
     /// crash could still take away, and raft-rs panics if a sole voter becomes leader then.
     pub(super) fn disk_is_idle(&self) -> bool {
-        self.pending.is_empty()
+        self.pending.is_empty() || is_broken(Mutant::CampaignBeforeDurable)
     }
 
     /// True if this node can stand for election: it is a voter, or the change that takes its vote

@@ -41,6 +41,7 @@ use raft::eraftpb::{ConfState, Entry, Snapshot};
 use raft::storage::{GetEntriesContext, RaftState, Storage};
 use raft::{Error, StorageError};
 
+use crate::mutants::{Mutant, is_broken};
 use crate::types::{LogEntry, Payload, SnapshotMeta};
 use dq_wire::EntryKind;
 
@@ -439,6 +440,7 @@ impl Storage for LogCache {
         }
         let sending = context.can_async();
         let floor = self.send_floor.min(high - 1);
+        let short = is_broken(Mutant::AppendStopsShort);
         if sending && low <= floor.max(self.unreadable) && !self.reaches_floor_from(low - 1) {
             return Err(Error::Store(StorageError::Compacted));
         }
@@ -460,8 +462,9 @@ impl Storage for LogCache {
             }
             size += ENTRY_HEADER + if sending { slot.size } else { 0 };
             let over = limit.is_some_and(|limit| size > limit)
-                || (sending && found.len() as u64 >= MESSAGE_ENTRIES);
-            if over && !found.is_empty() && !(sending && index <= floor) {
+                || (sending && found.len() as u64 >= MESSAGE_ENTRIES)
+                || short;
+            if over && !found.is_empty() && !(sending && index <= floor && !short) {
                 break;
             }
             found.push(handle(index, slot.term, slot.kind));

@@ -9,6 +9,7 @@ use crate::log::format;
 use crate::log::plan::{self, FileOp, Segment};
 use crate::log::recover::{Analysis, RecoverError, RecoverOptions, Suspect, corrupt, set_aside};
 use crate::log::survey::Survey;
+use crate::mutants::{Mutant, is_broken};
 use crate::types::LogEntry;
 
 /// The log as its segments have it.
@@ -126,8 +127,10 @@ impl Log {
                 "{begin} closed segments from before the snapshot are left over: removed"
             ));
         }
-        self.repairs
-            .extend(plan::remove_from_the_end(&closed[..begin]));
+        if !is_broken(Mutant::KeepForgottenSegments) {
+            self.repairs
+                .extend(plan::remove_from_the_end(&closed[..begin]));
+        }
         self.segments = closed[begin..].to_vec();
         Ok(())
     }

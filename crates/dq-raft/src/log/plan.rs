@@ -25,6 +25,7 @@ use dq_wire::disk::names::{self, SnapshotName};
 use dq_wire::disk::segment::BATCH_ENTRIES_MAX;
 
 use crate::log::format;
+use crate::mutants::{Mutant, is_broken};
 
 /// A closed segment: the file that its two indexes name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -273,6 +274,9 @@ pub fn remove_from_the_end(segments: &[Segment]) -> Vec<FileOp> {
             file: segment.file_name(),
         });
         ops.push(FileOp::SyncDirectory);
+    }
+    if is_broken(Mutant::TruncateFromTheFront) {
+        ops.reverse();
     }
     ops
 }

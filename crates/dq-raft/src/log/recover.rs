@@ -39,6 +39,7 @@ use crate::log::load::Log;
 use crate::log::plan::{self, FileOp, Segment};
 use crate::log::survey::Survey;
 use crate::log::writer::{LogFiles, LogWriter, WriterOptions};
+use crate::mutants::{Mutant, is_broken};
 use crate::types::{EntryKind, LogEntry, Recovered, SnapshotMeta};
 
 /// How to open a directory.
@@ -158,7 +159,9 @@ pub fn recover<D: Disk>(
     // The page cache may hold what the disk lacks, if only the process died. From here on entries
     // count as persisted and the vote as cast, so a power cut must not undo them.
     for name in &analysis.read {
-        disk.sync_data(&disk.open(name)?)?;
+        if !is_broken(Mutant::NoSyncAtStart) {
+            disk.sync_data(&disk.open(name)?)?;
+        }
     }
     execute(&disk, &analysis.repairs)?;
     disk.sync_directory()?;

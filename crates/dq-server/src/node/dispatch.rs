@@ -14,6 +14,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use dq_raft::mutants::{Mutant, is_broken};
 use dq_raft::{EntryKind, Payload, Proof};
 use dq_vfs::{Capture, Db, TxnState};
 use dq_wire::BARRIER_PAYLOAD;
@@ -154,7 +155,8 @@ impl Machine {
             database.settle_waits(self.now);
         }
         // What the client has seen, it must go on seeing, also while it is being replicated.
-        let committed_suffices = session.seen <= database.committed.number();
+        let committed_suffices =
+            session.seen <= database.committed.number() || is_broken(Mutant::ForgetOwnWrites);
         let read_pin = if committed_suffices {
             &database.committed
         } else {
@@ -293,7 +295,8 @@ impl Machine {
                 code,
                 message,
             } => {
-                data_free = messages.is_empty() && DATA_FREE_CODES.contains(&code);
+                data_free = messages.is_empty() && DATA_FREE_CODES.contains(&code)
+                    || is_broken(Mutant::ErrorsAtOnce);
                 bytes = messages;
                 Response::Failure {
                     code,
@@ -313,7 +316,8 @@ impl Machine {
         // Rows that stream from a statement which holds no write transaction only read.
         request.only_reads = !last && !writing;
         // An entry of its own, proposed after it arrived and applied, proves leadership too.
-        if data_free || request.published > 0 || (in_transaction && session.proven) {
+        let unproven = is_broken(Mutant::NoProofForWrites) && !request.only_reads && last;
+        if unproven || data_free || request.published > 0 || (in_transaction && session.proven) {
             request.ticket = None;
         }
         let version = if data_free { 0 } else { session.seen };
@@ -342,6 +346,7 @@ impl Machine {
         };
         if let Some(database) = self.databases.get_mut(&session.database)
             && version > database.committed.number()
+            && !is_broken(Mutant::AnswerBeforeCommit)
         {
             database.awaiting.insert((version, id));
             return;
@@ -697,7 +702,7 @@ impl Machine {
     /// What a request that an epoch's end cut short is told.
     pub(super) fn verdict(request: &Request, proposed: u64) -> &'static Refusal {
         let perhaps = request.published > 0 && request.published <= proposed;
-        if perhaps || request.sent_rows {
+        if (perhaps || request.sent_rows) && !is_broken(Mutant::CertainlyNotDone) {
             &LEADERSHIP_LOST
         } else {
             &NOT_LEADER

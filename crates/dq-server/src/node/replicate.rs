@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use dq_raft::mutants::{Mutant, is_broken};
 use dq_raft::{ChangeError, ChangeToken, Effect, EntryKind, LogEntry, SnapshotMeta, Trailing};
 use dq_wire::Role;
 use dq_wire::response::Response;
@@ -188,12 +189,16 @@ impl Machine {
     /// clients are served.
     fn open_gate(&mut self, out: &mut VecDeque<Output>) {
         let Some(epoch) = self.epoch else { return };
-        if self.open || self.driver.applied_index() < epoch.first_index {
+        let applied = self.driver.applied_index() >= epoch.first_index
+            || is_broken(Mutant::GateOpensAtElection);
+        if self.open || !applied {
             return;
         }
         self.open = true;
         for database in self.databases.values_mut() {
-            database.head = database.committed.clone();
+            if !is_broken(Mutant::HeadSurvives) {
+                database.head = database.committed.clone();
+            }
         }
         for id in std::mem::take(&mut self.gated) {
             self.dispatch(id, true, out);
@@ -211,7 +216,9 @@ impl Machine {
         self.proving.clear();
         self.crowded.clear();
         self.dirty.clear();
-        self.in_flight.clear();
+        if !is_broken(Mutant::KeepInFlight) {
+            self.in_flight.clear();
+        }
         self.speculative_bytes = 0;
         let mut answers = Vec::new();
         for (&id, conn) in &mut self.conns {
@@ -220,7 +227,8 @@ impl Machine {
                 .as_ref()
                 .and_then(|session| self.databases.get(&session.database))
                 .map_or(0, |database| database.proposed);
-            if let Some(session) = conn.session.take() {
+            let session = conn.session.take_if(|_| !is_broken(Mutant::KeepSessions));
+            if let Some(session) = session {
                 session.interrupt.end();
                 if let Some(database) = self.databases.get_mut(&session.database) {
                     database.opens = database.opens.saturating_sub(1);

@@ -1,0 +1,146 @@
+//! Clients: what they want of the world, and what the world tells them.
+
+use super::*;
+
+impl World {
+    pub(crate) fn spawn(
+        &mut self,
+        database: &'static str,
+        patience: u64,
+        make: impl FnOnce(Client) -> Pin<Box<dyn Future<Output = ()>>>,
+    ) {
+        let index = self.tasks.len();
+        self.shared.borrow_mut().answered.push(0);
+        let client = Client {
+            index,
+            database,
+            port: Rc::new(RefCell::new(Port::new(self.rng.fork()))),
+            shared: self.shared.clone(),
+            patience,
+        };
+        let future = Some(make(client.clone()));
+        self.tasks.push(Task {
+            client,
+            future,
+            link: None,
+        });
+        let at = self.rng.below(20 * MS);
+        self.after(at, Event::Wake(index));
+    }
+
+    pub(super) fn spawn_admin(&mut self) {
+        let Plan {
+            churn,
+            standbys,
+            think,
+            ..
+        } = self.plan;
+        self.spawn(workload::MAIN, 10 * SECOND, |client| {
+            Box::pin(workload::admin(client, churn, standbys, think))
+        });
+    }
+
+    pub(super) fn spawn_workloads(&mut self) {
+        let Plan { clients, think, .. } = self.plan;
+        let patience = self.plan.election_ms * 10 * MS;
+        for _ in 0..clients {
+            self.spawn(workload::MAIN, patience, |c| {
+                Box::pin(workload::tokens(c, think))
+            });
+            self.spawn(workload::MAIN, patience, |c| {
+                Box::pin(workload::keys(c, think))
+            });
+            self.spawn(workload::MAIN, patience, |c| {
+                Box::pin(workload::lists(c, think))
+            });
+            self.spawn(workload::MAIN, patience, |c| {
+                Box::pin(workload::registers(c, think))
+            });
+        }
+        for _ in 0..clients.min(2) {
+            self.spawn(workload::MAIN, patience, |c| {
+                Box::pin(workload::bank(c, think))
+            });
+            self.spawn(workload::SCRATCH, patience, |c| {
+                Box::pin(workload::scratch(c, think))
+            });
+        }
+    }
+
+    pub(super) fn tell(&mut self, client: usize, link: LinkId, incoming: Incoming) {
+        if self.tasks[client].link != Some(link) {
+            return;
+        }
+        if matches!(incoming, Incoming::Broken) {
+            self.tasks[client].link = None;
+        }
+        self.tasks[client].client.port.borrow_mut().take(incoming);
+        self.poll(client);
+    }
+
+    /// Lets a client go on as far as it can.
+    pub(super) fn poll(&mut self, index: usize) {
+        let Some(mut future) = self.tasks[index].future.take() else {
+            return;
+        };
+        let port = self.tasks[index].client.port.clone();
+        port.borrow_mut().now = self.now;
+        let context = &mut Context::from_waker(Waker::noop());
+        if future.as_mut().poll(context).is_pending() {
+            self.tasks[index].future = Some(future);
+        } else {
+            self.shared.borrow_mut().ended += 1;
+            port.borrow_mut().commands.push(Command::Close);
+        }
+        let commands = std::mem::take(&mut port.borrow_mut().commands);
+        for command in commands {
+            self.command(index, command);
+        }
+    }
+
+    pub(super) fn command(&mut self, index: usize, command: Command) {
+        match command {
+            Command::WakeAt(at) => self.at(at, Event::Wake(index)),
+            Command::Close => {
+                if let Some(link) = self.tasks[index].link.take() {
+                    self.hang_up(link, 0);
+                }
+            }
+            Command::Send(bytes) => {
+                if let Some(link) = self.tasks[index].link {
+                    self.send(link, 0, Item::Bytes(bytes));
+                }
+            }
+            Command::Connect(address) => {
+                let site = self.site_of_client(index);
+                let Some(there) = self.node_at(&address) else {
+                    return;
+                };
+                let link = self.open_link(End::Client(index), site, there);
+                self.tasks[index].link = Some(link);
+                let up = self.is_reachable(site, there);
+                let later = match up {
+                    true => 2 * self.delay(),
+                    false => self.rng.between(1, 500) * MS,
+                };
+                self.after(later, Event::ClientDialled(index, link, up));
+            }
+        }
+    }
+
+    pub(super) fn client_dialled(&mut self, client: usize, link: LinkId, up: bool) {
+        if up {
+            return self.tell(client, link, Incoming::Connected);
+        }
+        self.net.links.remove(&link);
+        self.tell(client, link, Incoming::Broken);
+    }
+
+    pub(crate) fn site_of_client(&self, index: usize) -> Site {
+        self.nodes.len() + index
+    }
+
+    pub(crate) fn sites(&self) -> usize {
+        self.nodes.len() + self.tasks.len()
+    }
+}

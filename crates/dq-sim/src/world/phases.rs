@@ -1,0 +1,112 @@
+//! From the forming of the cluster to the last comparison.
+
+use super::*;
+
+impl World {
+    pub(super) fn enter(&mut self, phase: Phase) {
+        self.trace(|| format!("phase {phase:?}"));
+        self.shared.borrow_mut().phase = phase;
+        self.phase_since = self.now;
+    }
+
+    /// How long a healthy cluster may need for anything.
+    pub(super) fn grace(&self) -> u64 {
+        60 * SECOND + 100 * self.plan.election_ms * MS
+    }
+
+    pub(super) fn next_phase(&mut self) {
+        self.after(10 * MS, Event::Phase);
+        let age = self.now - self.phase_since;
+        let phase = self.shared.borrow().phase;
+        match phase {
+            Phase::Setup => {
+                if self.shared.borrow().formed {
+                    self.enter(Phase::Chaos);
+                    self.spawn_workloads();
+                    self.workers = self.tasks.len();
+                    self.after(1, Event::Fault);
+                } else if age > self.grace() {
+                    self.fail("the cluster was not formed in time".to_owned());
+                }
+            }
+            Phase::Chaos => {
+                if age >= self.plan.chaos {
+                    self.heal();
+                    self.enter(Phase::Healing);
+                    self.shared.borrow_mut().answered.fill(0);
+                }
+            }
+            Phase::Healing => {
+                let (restored, idle) = {
+                    let shared = self.shared.borrow();
+                    // The first client is the one that administers.
+                    let idle = shared.answered[1..self.workers]
+                        .iter()
+                        .position(|count| *count == 0);
+                    (shared.restored, idle)
+                };
+                if restored && idle.is_none() {
+                    self.enter(Phase::Stopping);
+                } else if age > self.grace() {
+                    self.fail(format!(
+                        "no progress after all faults had ended: restored {restored}, idle client {idle:?}"
+                    ));
+                }
+            }
+            Phase::Stopping => {
+                if self.shared.borrow().ended + 1 >= self.tasks.len() {
+                    self.enter(Phase::Verify);
+                } else if age > self.grace() {
+                    self.fail("a client does not end".to_owned());
+                }
+            }
+            Phase::Verify => {
+                if self.shared.borrow().verified && self.is_settled() {
+                    self.finish();
+                } else if age > self.grace() {
+                    let states: Vec<String> = self
+                        .nodes
+                        .iter()
+                        .filter_map(|slot| slot.process.as_ref())
+                        .map(|process| format!("{:?}", process.machine.status()))
+                        .collect();
+                    let verified = self.shared.borrow().verified;
+                    self.fail(format!(
+                        "the nodes do not come together, verified {verified}: {}",
+                        states.join("; ")
+                    ));
+                }
+            }
+            Phase::Done => {}
+        }
+    }
+
+    /// Whether all nodes have applied the same, and that is all there is.
+    pub(super) fn is_settled(&self) -> bool {
+        let mut states = self.nodes.iter().map(|slot| {
+            let status = slot.process.as_ref()?.machine.status();
+            (status.applied_index == status.last_index).then_some(status.applied_index)
+        });
+        let first = states.next().flatten();
+        first.is_some() && states.all(|state| state == first)
+    }
+
+    pub(super) fn finish(&mut self) {
+        self.enter(Phase::Done);
+        let machines: Vec<_> = self
+            .nodes
+            .iter()
+            .filter_map(|slot| slot.process.as_ref())
+            .map(|process| &process.machine)
+            .collect();
+        let pages = Checks::compare_pages(&machines, &self.vfs);
+        drop(machines);
+        if let Err(why) = pages {
+            self.fail(why);
+        }
+        let wrong = self.shared.borrow().history.check();
+        for why in wrong {
+            self.fail(why);
+        }
+    }
+}

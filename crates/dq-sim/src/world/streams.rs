@@ -1,0 +1,244 @@
+//! Streams between nodes, as the real shell keeps them: dials, retries, snapshots on the side.
+
+use super::*;
+
+impl World {
+    pub(super) fn send_peer(
+        &mut self,
+        node: usize,
+        process: &mut Process,
+        to: u64,
+        address: &str,
+        message: Message,
+    ) {
+        let life = self.nodes[node].life;
+        self.trace(|| format!("n{} -> n{to} {}", node + 1, brief(&message)));
+        let driver = process.machine.driver();
+        let said = self.nodes[node]
+            .said
+            .sends(to, &message, driver, process.on_disk());
+        if let Err(why) = said {
+            self.fail(format!("node {}: {why}", node + 1));
+        }
+        self.checks.sent(&message);
+        if let Message::RequestVote(vote) = &message
+            && vote.pre_vote
+        {
+            self.asked.insert((node, to), vote.term);
+        }
+        let message = match self.plan.answer_like_c.contains(&(node + 1)) {
+            true => self.like_c(node, process, to, message),
+            false => message,
+        };
+        if let Message::InstallSnapshot { term, meta } = message {
+            let later = self.delay();
+            let event =
+                Event::SendSnapshot(node, life, to, address.to_owned(), term, Box::new(meta));
+            return self.after(later, event);
+        }
+        let Some(pieces) = peers::encode(&message, 0) else {
+            return self.fail(format!("node {}: a message is too large", node + 1));
+        };
+        let bytes: Bytes = pieces.concat().into();
+        let moved = process
+            .peers
+            .get(&to)
+            .is_some_and(|peer| peer.address != address);
+        if moved
+            && let Some(peer) = process.peers.remove(&to)
+            && let PeerState::Connected(link) = peer.state
+        {
+            self.hang_up(link, 0);
+        }
+        let local = self.nodes[node].clock.millis(self.now);
+        let peer = process.peers.entry(to).or_insert_with(|| Peer {
+            address: address.to_owned(),
+            state: PeerState::Idle(local),
+            waiting: VecDeque::new(),
+        });
+        if let PeerState::Connected(link) = peer.state {
+            return self.send(link, 0, Item::Bytes(bytes));
+        }
+        peer.waiting.push_back(bytes);
+        if peer.waiting.len() > WAITING_MAX {
+            peer.waiting.pop_front();
+        }
+        self.dial_if_due(node, process, to);
+    }
+
+    /// The answer as a C dqlite follower would give it: no marks; its last stored index, whatever the
+    /// question reached; and refusals of pre-votes that echo the term asked for.
+    fn like_c(&self, node: usize, process: &Process, to: u64, message: Message) -> Message {
+        match message {
+            Message::AppendEntriesResult(mut m) => {
+                m.echo = None;
+                if m.term == process.machine.driver().term() {
+                    m.last_index = process.writer.last_index();
+                }
+                Message::AppendEntriesResult(m)
+            }
+            Message::RequestVoteResult(mut m) => {
+                m.own_term = false;
+                if m.pre_vote == Some(true)
+                    && !m.granted
+                    && let Some(term) = self.asked.get(&(to as usize - 1, node as u64 + 1))
+                {
+                    m.term = *term;
+                }
+                Message::RequestVoteResult(m)
+            }
+            other => other,
+        }
+    }
+
+    pub(super) fn dial_if_due(&mut self, node: usize, process: &mut Process, to: u64) {
+        let life = self.nodes[node].life;
+        let local = self.nodes[node].clock.millis(self.now);
+        let attempt = process.attempts + 1;
+        let Some(peer) = process.peers.get_mut(&to) else {
+            return;
+        };
+        let PeerState::Idle(retry_at) = peer.state else {
+            return;
+        };
+        if peer.waiting.is_empty() {
+            return;
+        }
+        if retry_at > local {
+            let at = self.nodes[node].clock.time_of(retry_at);
+            return self.at(at, Event::Redial(node, life));
+        }
+        peer.state = PeerState::Dialling(attempt);
+        process.attempts = attempt;
+        let there = self.node_at(&peer.address);
+        let later = match there {
+            Some(there) if self.is_reachable(node, there) => 2 * self.delay(),
+            _ => self.rng.between(1, 3000) * MS,
+        };
+        self.after(later, Event::Dialled(node, life, to, attempt));
+    }
+
+    pub(super) fn redial(&mut self, node: usize) {
+        let Some(mut process) = self.nodes[node].process.take() else {
+            return;
+        };
+        let ids: Vec<u64> = process.peers.keys().copied().collect();
+        for id in ids {
+            self.dial_if_due(node, &mut process, id);
+        }
+        self.nodes[node].process = Some(process);
+    }
+
+    pub(super) fn dialled(&mut self, node: usize, life: u64, to: u64, attempt: u64) {
+        if self.nodes[node].life != life {
+            return;
+        }
+        let Some(mut process) = self.nodes[node].process.take() else {
+            return;
+        };
+        let local = self.nodes[node].clock.millis(self.now);
+        let us = self.nodes[node].us.clone();
+        if let Some(peer) = process.peers.get_mut(&to)
+            && peer.state == PeerState::Dialling(attempt)
+        {
+            let there = self.node_at(&peer.address);
+            match there.filter(|there| self.is_reachable(node, *there)) {
+                Some(there) => {
+                    let ours = End::Outbound {
+                        node,
+                        life,
+                        peer: to,
+                    };
+                    let link = self.open_link(ours, node, there);
+                    self.send(link, 0, Item::Bytes(introduction(&us)));
+                    for bytes in peer.waiting.drain(..) {
+                        self.send(link, 0, Item::Bytes(bytes));
+                    }
+                    peer.state = PeerState::Connected(link);
+                    process.mail.push_back(Mail::PeerConnected(to));
+                }
+                None => {
+                    peer.state = PeerState::Idle(local + RETRY_MS);
+                    self.dial_if_due(node, &mut process, to);
+                }
+            }
+        }
+        self.nodes[node].process = Some(process);
+        self.schedule_turn(node);
+    }
+
+    pub(super) fn send_snapshot(
+        &mut self,
+        node: usize,
+        life: u64,
+        to: u64,
+        address: &str,
+        term: u64,
+        meta: SnapshotMeta,
+    ) {
+        if self.nodes[node].life != life {
+            return;
+        }
+        let there = self
+            .node_at(address)
+            .filter(|there| self.is_reachable(node, *there));
+        let us = self.nodes[node].us.clone();
+        let data = read_snapshot(&self.nodes[node].disk, &meta);
+        let head = data.as_ref().and_then(|data| {
+            peers::encode(&Message::InstallSnapshot { term, meta }, data.len() as u64)
+        });
+        let (Some(there), Some(data), Some(head)) = (there, data, head) else {
+            return self.post(node, Mail::SnapshotSent(to, false));
+        };
+        let link = self.open_link(End::Gone, node, there);
+        self.send(link, 0, Item::Bytes(introduction(&us)));
+        self.send(link, 0, Item::Bytes(head.concat().into()));
+        let data = Bytes::from(data);
+        for start in (0..data.len()).step_by(SNAPSHOT_CHUNK) {
+            let end = data.len().min(start + SNAPSHOT_CHUNK);
+            self.send(link, 0, Item::Bytes(data.slice(start..end)));
+        }
+        self.hang_up(link, 0);
+        // The end of a stream may fail although all of it has arrived: then it is sent again.
+        let sent = self.rng.chance(700);
+        let later = self.delay();
+        self.mail_after(later, node, Mail::SnapshotSent(to, sent));
+    }
+}
+
+/// What a node says first on a stream that it opens.
+fn introduction(us: &Identity) -> Bytes {
+    let mut bytes = PROTOCOL_V1.to_le_bytes().to_vec();
+    Request::Connect {
+        id: us.id,
+        address: us.address.as_bytes(),
+    }
+    .encode(&mut bytes);
+    bytes.into()
+}
+
+fn read_snapshot(disk: &SimDisk, meta: &SnapshotMeta) -> Option<Vec<u8>> {
+    let mut reader = SnapshotReader::open(disk, meta).ok()?;
+    let mut data = Vec::new();
+    std::io::Read::read_to_end(&mut reader, &mut data).ok()?;
+    Some(data)
+}
+
+fn brief(message: &Message) -> String {
+    match message {
+        Message::AppendEntries(m) => format!(
+            "append t{} prev {}/{} commit {} entries {} seq {}",
+            m.term,
+            m.prev_index,
+            m.prev_term,
+            m.leader_commit,
+            m.entries.len(),
+            m.stamp.seq
+        ),
+        other => {
+            let mut text = format!("{other:?}");
+            text.truncate(160);
+            text
+        }
+    }
+}
