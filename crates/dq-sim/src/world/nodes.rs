@@ -1,7 +1,7 @@
 //! Lives of nodes: boots, turns, what a step puts out, deaths.
 
 use super::*;
-use crate::checks::segments_follow as slot_files;
+use crate::checks::segments_follow;
 
 impl World {
     pub(super) fn boot(&mut self, node: usize) {
@@ -34,7 +34,7 @@ impl World {
         self.trace(|| format!("n{} starts, life {}", node + 1, self.nodes[node].life));
         let driver = process.machine.driver();
         self.checks.started(node, driver);
-        let kept = slot_files(&self.nodes[node].disk)
+        let kept = segments_follow(&self.nodes[node].disk)
             .and_then(|()| self.nodes[node].said.started(driver, process.on_disk()));
         if let Err(why) = kept {
             return self.fail(format!("node {}: {why}", node + 1));
