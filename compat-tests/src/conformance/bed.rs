@@ -11,6 +11,7 @@ use dq_wire::{PROTOCOL_V1, Role};
 
 use super::connection::{Connection, Received};
 use super::message::{Message, Request};
+use super::script::Settings;
 use super::text::{Names, Text};
 use crate::servers::{self, Kind, Options, Server};
 
@@ -29,11 +30,10 @@ pub(super) struct Bed {
 
 impl Bed {
     /// One node, which leads: L.
-    pub(super) fn single(kind: Kind, busy_timeout_ms: Option<u32>) -> io::Result<Bed> {
+    pub(super) fn single(kind: Kind, settings: Settings) -> io::Result<Bed> {
         let options = Options {
-            busy_timeout_ms,
             parent_dir: memory_dir(),
-            ..Options::default()
+            ..node_options(settings)
         };
         let server = Server::start(kind, options)?;
         server.wait_leader(server.address())?;
@@ -43,15 +43,14 @@ impl Bed {
     }
 
     /// Node 1 leads and is L; voters F and G are nodes 2 and 3, and S is node 4, a spare.
-    pub(super) fn cluster(kind: Kind, busy_timeout_ms: Option<u32>) -> io::Result<Bed> {
+    pub(super) fn cluster(kind: Kind, settings: Settings) -> io::Result<Bed> {
         let mut nodes = BTreeMap::new();
         for (letter, id) in [('L', 1), ('F', 2), ('G', 3), ('S', 4)] {
             let options = Options {
                 id,
-                busy_timeout_ms,
                 latency_ms: Some(CLUSTER_LATENCY_MS),
                 parent_dir: memory_dir(),
-                ..Options::default()
+                ..node_options(settings)
             };
             nodes.insert(letter, Server::start(kind, options)?);
         }
@@ -150,6 +149,18 @@ fn all_stopped(tasks: &str) -> io::Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// A node's options for a case's settings.
+fn node_options(settings: Settings) -> Options {
+    let mut options = Options {
+        busy_timeout_ms: settings.busy_timeout_ms,
+        ..Options::default()
+    };
+    if settings.null_in_typed_columns {
+        options.arguments.push("--null-in-typed-columns".to_owned());
+    }
+    options
 }
 
 /// Where nodes keep their directories: in memory where that is possible.

@@ -13,7 +13,7 @@
 //! case 92 "EXEC refuses a statement that yields a row"    number, letter if need be, title
 //! needs cluster                  what it takes: `cluster`, `restart` or `clients`; else one node
 //! skip c "the process dies"      not run there, and why
-//! settings busy_timeout=400      of the node, in milliseconds
+//! settings busy_timeout=400      of the node, in milliseconds; or `null_in_typed_columns`
 //!
 //! open                           connect, protocol word 1, OPEN "$db", which must succeed
 //! X "select 1" i5 t"x"           one request; here EXEC_SQL with parameters
@@ -78,5 +78,5 @@ pub use message::{Message, Params, Request, Value};
 pub use parse::{ParseError, parse};
 pub use print::{print_message, print_step};
 pub use run::{CASE_DEADLINE, Outcome, Runner, Verdict};
-pub use script::{Action, Case, Expected, Needs, Reply, Step, Target};
+pub use script::{Action, Case, Expected, Needs, Reply, Settings, Step, Target};
 pub use text::{Names, Text};

@@ -9,7 +9,7 @@ use dq_wire::{PROTOCOL_LEGACY, PROTOCOL_V1, Role, RowsEnd};
 
 use super::lex::{Cursor, Parsed, parse_number};
 use super::message::{Message, Params, RawBytes, Request};
-use super::script::{Action, Case, Expected, Needs, Reply, Step, Target};
+use super::script::{Action, Case, Expected, Needs, Reply, Settings, Step, Target};
 use super::text::{Piece, Text};
 
 /// A mistake in a case file.
@@ -75,7 +75,13 @@ impl Cursor<'_> {
             let ms = setting
                 .strip_prefix("busy_timeout=")
                 .and_then(|ms| ms.parse().ok());
-            case.busy_timeout_ms = Some(ms.ok_or(format!("no such setting: {setting}"))?);
+            match ms {
+                _ if setting == "null_in_typed_columns" => {
+                    case.settings.null_in_typed_columns = true;
+                }
+                Some(ms) => case.settings.busy_timeout_ms = Some(ms),
+                None => return Err(format!("no such setting: {setting}")),
+            }
         } else if self.take_word("instead") {
             let targets = targets(self.word()?);
             let what = self.expected()?;
@@ -103,7 +109,7 @@ impl Cursor<'_> {
             place: place.to_owned(),
             needs: Needs::OneNode,
             skips: Vec::new(),
-            busy_timeout_ms: None,
+            settings: Settings::default(),
             steps: Vec::new(),
         })
     }
@@ -375,7 +381,7 @@ mod tests {
         assert_eq!((case.id.as_str(), case.number), ("7b", 7));
         assert_eq!(case.title, "It \"works\"");
         assert_eq!(case.needs, Needs::Cluster);
-        assert_eq!(case.busy_timeout_ms, Some(400));
+        assert_eq!(case.settings.busy_timeout_ms, Some(400));
         assert_eq!(case.skips[0].1, "why");
         assert!(case.skips[0].0[0].covers(&Target("c-1.11.1".to_owned())));
         assert_eq!(case.steps.len(), 3, "open connects, sends and expects");

@@ -17,7 +17,7 @@ use super::connection::{Connection, Received};
 use super::frame::{Frame, hex, show_frame};
 use super::message::{Message, Request, put_raw};
 use super::print::print_step;
-use super::script::{Action, Case, Expected, Needs, Step, Target};
+use super::script::{Action, Case, Expected, Needs, Settings, Step, Target};
 use super::text::Names;
 use crate::servers::{self, Kind};
 
@@ -66,7 +66,7 @@ impl fmt::Display for Verdict {
 pub struct Runner {
     kind: Kind,
     target: Target,
-    singles: BTreeMap<Option<u32>, Bed>,
+    singles: BTreeMap<Settings, Bed>,
     databases: u64,
 }
 
@@ -127,7 +127,7 @@ impl Runner {
             (Err(how), Some(death)) => Err(format!("{how}\n    {death}")),
         };
         if result.is_ok() && case.needs != Needs::Cluster {
-            self.singles.insert(case.busy_timeout_ms, bed);
+            self.singles.insert(case.settings, bed);
         }
         result
     }
@@ -136,11 +136,14 @@ impl Runner {
     fn bed(&mut self, case: &Case) -> Result<Bed, String> {
         let failed = |error: std::io::Error| format!("nodes do not start: {error}");
         // 1.11.1 has neither a write queue nor the setting.
-        let busy_timeout_ms = case.busy_timeout_ms.filter(|_| self.target.0 != "c-1.11.1");
-        if case.needs == Needs::Cluster {
-            return Bed::cluster(self.kind, busy_timeout_ms).map_err(failed);
+        let mut settings = case.settings;
+        if self.target.0 == "c-1.11.1" {
+            settings.busy_timeout_ms = None;
         }
-        if let Some(mut bed) = self.singles.remove(&case.busy_timeout_ms) {
+        if case.needs == Needs::Cluster {
+            return Bed::cluster(self.kind, settings).map_err(failed);
+        }
+        if let Some(mut bed) = self.singles.remove(&case.settings) {
             let well = bed.dead().is_none()
                 && servers::probe_leader(bed.nodes[&'L'].address())
                     .is_ok_and(|leader| !leader.is_empty());
@@ -148,7 +151,7 @@ impl Runner {
                 return Ok(bed);
             }
         }
-        Bed::single(self.kind, busy_timeout_ms).map_err(failed)
+        Bed::single(self.kind, settings).map_err(failed)
     }
 }
 

@@ -22,10 +22,19 @@ pub struct Case {
     pub needs: Needs,
     /// Targets that it is not run on, and why.
     pub skips: Vec<(Vec<Target>, String)>,
-    /// Write queue timeout of the node.
-    pub busy_timeout_ms: Option<u32>,
+    /// Settings of the nodes.
+    pub settings: Settings,
     /// What happens.
     pub steps: Vec<Step>,
+}
+
+/// Settings of the nodes that a case runs on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Settings {
+    /// Write queue timeout.
+    pub busy_timeout_ms: Option<u32>,
+    /// NULL in typed columns is sent as NULL; only ours can.
+    pub null_in_typed_columns: bool,
 }
 
 /// What it takes to run a case.

@@ -29,6 +29,9 @@ pub struct Settings {
     pub transaction_bytes_max: usize,
     /// What the leader keeps the members' roles at; `None` leaves that to clients.
     pub roles: Option<RoleTargets>,
+    /// Send NULL in columns declared BOOLEAN, DATE, DATETIME or TIMESTAMP as NULL, not as false or an
+    /// empty date.
+    pub null_in_typed_columns: bool,
     /// Reported by DESCRIBE.
     pub failure_domain: u64,
 }
@@ -48,6 +51,7 @@ impl Settings {
             speculative_bytes_max: 64 << 20,
             transaction_bytes_max: 256 << 20,
             roles: None,
+            null_in_typed_columns: false,
             failure_domain: 0,
         }
     }

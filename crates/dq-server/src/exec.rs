@@ -250,6 +250,27 @@ pub struct Job {
     pub refuse: Option<i32>,
     /// On the event loop, within the step budget; else on a worker, without.
     pub inline: bool,
+    /// How NULL is sent from a column whose declared type gives its values types of their own.
+    pub typed_null: TypedNull,
+}
+
+/// How NULL is sent from a column declared BOOLEAN, DATE, DATETIME or TIMESTAMP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TypedNull {
+    /// As false or as an empty date: what C dqlite 1.18.6 does.
+    Default,
+    /// As NULL.
+    Null,
+}
+
+impl TypedNull {
+    /// What the node's setting asks for.
+    pub fn from_setting(null_in_typed_columns: bool) -> TypedNull {
+        match null_in_typed_columns {
+            true => TypedNull::Null,
+            false => TypedNull::Default,
+        }
+    }
 }
 
 /// What became of a job.
@@ -345,6 +366,7 @@ pub fn run(job: Job) -> Finished {
         slot,
         refuse,
         inline,
+        typed_null,
     } = job;
     let mut run = Run {
         read_pin,
@@ -352,6 +374,7 @@ pub fn run(job: Job) -> Finished {
         slot,
         refuse,
         inline,
+        typed_null,
         pinned: 0,
         captures: Vec::new(),
     };
@@ -383,6 +406,7 @@ struct Run {
     slot: bool,
     refuse: Option<i32>,
     inline: bool,
+    typed_null: TypedNull,
     pinned: u64,
     captures: Vec<Capture>,
 }
@@ -673,7 +697,9 @@ impl Run {
                         let outcome = Outcome::failed(18, "string or blob too big");
                         return stopped(outcome, batch.discard(), rows.streaming);
                     }
-                    Stepped::Row => push_row(&mut batch, &prepared.stmt, &rows.classes),
+                    Stepped::Row => {
+                        push_row(&mut batch, &prepared.stmt, &rows.classes, self.typed_null);
+                    }
                     Stepped::Done => {
                         prepared.stmt.reset();
                         return Outcome::Rows {
@@ -826,12 +852,12 @@ fn row_size(stmt: &Stmt) -> usize {
 }
 
 /// Encodes the statement's current row: the types first, then the values.
-fn push_row(batch: &mut RowsEncoder, stmt: &Stmt, classes: &[ColumnClass]) {
+fn push_row(batch: &mut RowsEncoder, stmt: &Stmt, classes: &[ColumnClass], typed_null: TypedNull) {
     let values = || {
         classes
             .iter()
             .enumerate()
-            .map(|(i, class)| value(stmt, i, *class))
+            .map(|(i, class)| value(stmt, i, *class, typed_null))
     };
     batch.begin_row(values().map(|value| value.value_type()));
     for value in values() {
@@ -839,14 +865,14 @@ fn push_row(batch: &mut RowsEncoder, stmt: &Stmt, classes: &[ColumnClass]) {
     }
 }
 
-fn value(stmt: &Stmt, column: usize, class: ColumnClass) -> ValueRef<'_> {
+fn value(stmt: &Stmt, column: usize, class: ColumnClass, typed_null: TypedNull) -> ValueRef<'_> {
     match (stmt.column(column), class) {
         (ColumnRef::Integer(v), ColumnClass::Date) => ValueRef::UnixTime(v),
         (ColumnRef::Integer(v), ColumnClass::Boolean) => ValueRef::Boolean(v.cast_unsigned()),
         (ColumnRef::Integer(v), ColumnClass::Plain) => ValueRef::Integer(v),
         (ColumnRef::Text(t), ColumnClass::Date) => ValueRef::Iso8601(sql::until_nul(t)),
         (ColumnRef::Text(t), _) => ValueRef::Text(sql::until_nul(t)),
-        // NULL in a typed column is an empty date or false: what C dqlite 1.18.6 sends.
+        (ColumnRef::Null, _) if typed_null == TypedNull::Null => ValueRef::Null,
         (ColumnRef::Null, ColumnClass::Date) => ValueRef::Iso8601(b""),
         (ColumnRef::Null, ColumnClass::Boolean) => ValueRef::Boolean(0),
         (ColumnRef::Null, ColumnClass::Plain) => ValueRef::Null,

@@ -239,6 +239,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Whether NULL in a column declared BOOLEAN, DATE, DATETIME or TIMESTAMP is sent as NULL; unless
+    /// set it is sent as false or as an empty date, as C dqlite 1.18.6 does. The same on every node.
+    pub fn null_in_typed_columns(mut self, on: bool) -> NodeBuilder {
+        self.settings.null_in_typed_columns = on;
+        self
+    }
+
     /// Reported to whoever places replicas; 0 unless set.
     pub fn failure_domain(mut self, code: u64) -> NodeBuilder {
         self.settings.failure_domain = code;

@@ -73,6 +73,10 @@ struct Run {
     /// acknowledged ones: for a member of a cluster whose others are sound.
     #[arg(long)]
     auto_recovery: bool,
+    /// Send NULL in columns declared BOOLEAN, DATE, DATETIME or TIMESTAMP as NULL. Without this it is
+    /// sent as false or as an empty date, as C dqlite 1.18.6 does. The same on every node.
+    #[arg(long)]
+    null_in_typed_columns: bool,
     /// How reads are proven to be fresh.
     #[arg(long, value_enum, default_value_t = Reads::Quorum)]
     reads: Reads,
@@ -139,6 +143,7 @@ fn serve(run: &Run) -> Result<(), Box<dyn std::error::Error>> {
         .client_memory((run.client_memory_mib as usize) << 20)
         .auto_recovery(run.auto_recovery)
         .read_mode(run.reads.into())
+        .null_in_typed_columns(run.null_in_typed_columns)
         .bootstrap(run.join.is_empty());
     if let Some(latency) = run.network_latency_ms {
         builder = builder.network_latency(Duration::from_millis(latency));

@@ -25,7 +25,7 @@ use crate::conn::{ConnId, Phase, Request, Session, Task};
 use crate::error::{
     BUSY, EXEC_FAILED, FULL, FULL_SQLITE, LEADERSHIP_LOST, NOT_LEADER, NOT_LEADER_SQLITE, Refusal,
 };
-use crate::exec::{Finished, Handle, Job, Outcome};
+use crate::exec::{Finished, Handle, Job, Outcome, TypedNull};
 use crate::registry::{Database, Waiter};
 
 /// Codes that may leave at once: they say nothing about data that is not committed.
@@ -177,6 +177,7 @@ impl Machine {
             slot,
             refuse,
             inline,
+            typed_null: TypedNull::from_setting(self.settings.null_in_typed_columns),
         };
         out.push_back(Output::Execute(id, Box::new(job)));
     }
