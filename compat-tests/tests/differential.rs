@@ -1,10 +1,11 @@
 //! Random requests to C dqlite and to ours: see `compat_tests::differential`.
 //!
 //! `DQ_SEED`, `DQ_DIFF_REQUESTS` and `DQ_DIFF_SECONDS` set the seed of the first program and when to
-//! stop; `DQLITE_LIB` and `DQ_C_TARGET` pick another C library than Debian's 1.11.1.
+//! stop. Where `CI` is set the seed is another one each time; it is printed. `DQ_SHELL_HISTORIES` is
+//! the number of histories of 500 statements each for the shell; `DQLITE_LIB` and `DQ_C_TARGET` pick another C library than Debian's 1.11.1.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use compat_tests::conformance::Target;
 use compat_tests::differential::{Budget, run, shell};
@@ -16,6 +17,23 @@ fn setting(name: &str, default: u64) -> u64 {
         text.parse()
             .unwrap_or_else(|_| panic!("{name} is a number"))
     })
+}
+
+/// `DQ_SEED`, or 1; where `CI` is set a seed of the moment, so that each run draws other programs.
+fn first_seed() -> u64 {
+    let moment = || {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        now.map_or(1, |now| now.as_millis() as u64)
+    };
+    let seed = setting(
+        "DQ_SEED",
+        match std::env::var_os("CI") {
+            Some(_) => moment(),
+            None => 1,
+        },
+    );
+    println!("the first seed is {seed}");
+    seed
 }
 
 fn start(kind: Kind) -> Server {
@@ -39,7 +57,7 @@ fn random_requests_get_the_same_answers_from_c_dqlite_and_from_ours() {
     }
     let target = std::env::var("DQ_C_TARGET").unwrap_or("c-1.11.1".to_owned());
     let budget = Budget {
-        seed: setting("DQ_SEED", 1),
+        seed: first_seed(),
         requests: setting("DQ_DIFF_REQUESTS", 100_000) as usize,
         time: Duration::from_secs(setting("DQ_DIFF_SECONDS", 90)),
     };
@@ -64,8 +82,8 @@ fn random_sql_does_the_same_in_our_server_and_in_the_sqlite_shell() {
         return;
     }
     const LENGTH: usize = 500;
-    let first = setting("DQ_SEED", 1);
-    let histories = setting("DQ_SHELL_HISTORIES", 40);
+    let first = first_seed();
+    let histories = setting("DQ_SHELL_HISTORIES", 100);
     let limit = Duration::from_secs(setting("DQ_DIFF_SECONDS", 90));
     let start_time = Instant::now();
     let ours = start(Kind::Ours);
