@@ -37,7 +37,8 @@ const CAMPAIGN_TRANSFER: &[u8] = b"CampaignTransfer";
 /// How many heartbeat positions are remembered per peer.
 const POSITIONS: usize = 16;
 
-/// How long a peer may take to receive and install a snapshot; C dqlite's default too.
+/// How long a peer may go without any progress with a snapshot. C dqlite gives it no longer for the
+/// whole of it.
 pub(crate) const INSTALL_TIMEOUT_MS: u64 = 30_000;
 
 /// What a leader remembers of a peer beyond raft-rs's progress.
@@ -56,7 +57,7 @@ pub(crate) struct PeerState {
 /// A snapshot on its way to a peer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SnapshotSend {
-    /// All of it has been written to the connection.
+    /// The peer has read all of it.
     pub(crate) sent: bool,
     /// When to give up, ms.
     pub(crate) deadline: u64,

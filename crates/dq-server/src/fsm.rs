@@ -1,11 +1,12 @@
 //! Log entries and snapshots, from and to database versions.
 
 use std::io::{self, Read};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use dq_raft::disk::Disk;
 use dq_raft::{Compression, Payload, SnapshotError, SnapshotMeta, SnapshotWriter};
-use dq_vfs::{PAGE_SIZE, Page, PageNo, Version};
+use dq_vfs::{PAGE_SIZE, Page, PageNo, Version, Vfs};
 use dq_wire::DecodeError;
 use dq_wire::command::Command;
 use dq_wire::disk::fsm_snapshot::{
@@ -63,6 +64,29 @@ impl Frames {
 
 /// The databases of a snapshot, each with its pages from 1 on.
 pub type Images = Vec<(Bytes, Vec<Page>)>;
+
+/// The databases of a snapshot, each as a version.
+pub type Databases = Vec<(Bytes, Version)>;
+
+/// Makes versions of images and lets SQLite look at each. Takes time in proportion to their size, so
+/// it is nothing for the event loop.
+///
+/// # Errors
+/// Which database is damaged, and how.
+pub fn check_images(images: Images, vfs: &Arc<Vfs>) -> Result<Databases, String> {
+    let check = |(name, pages): (Bytes, Vec<Page>)| {
+        // Nobody sees this number: the node gives the version its own.
+        let version = Version::from_pages(1, pages);
+        match version.quick_check(vfs) {
+            Ok(()) => Ok((name, version)),
+            Err(error) => Err(format!(
+                "database {}: {error}",
+                String::from_utf8_lossy(&name)
+            )),
+        }
+    };
+    images.into_iter().map(check).collect()
+}
 
 /// Writes databases as a snapshot, under temporary names. Holds a few pages at a time.
 ///

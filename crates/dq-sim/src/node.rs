@@ -19,7 +19,7 @@ use dq_raft::{
 };
 use dq_server::config::Settings;
 use dq_server::exec::Finished;
-use dq_server::fsm::{self, Images};
+use dq_server::fsm::{self, Databases, Images};
 use dq_server::node::{Machine, Output, Start};
 use dq_vfs::{Version, Vfs};
 
@@ -53,7 +53,7 @@ pub(crate) enum Mail {
     /// Data of an arriving snapshot are stored.
     SnapshotStored(u64, usize),
     /// A snapshot has arrived.
-    SnapshotReceived(u64, Box<Result<(SnapshotMeta, Images), String>>),
+    SnapshotReceived(u64, Box<Result<(SnapshotMeta, Databases), String>>),
     /// A stream to a peer is open.
     PeerConnected(u64),
     /// A stream to a peer broke.
@@ -295,21 +295,16 @@ impl Process {
         &self,
         vfs: &Arc<Vfs>,
         arrived: Arriving,
-    ) -> Result<(SnapshotMeta, Images), String> {
+    ) -> Result<(SnapshotMeta, Databases), String> {
         let Arriving { meta, size, data } = arrived;
         let disk = self.dir.disk().clone();
         let mut writer = SnapshotWriter::create(disk, meta, size, COMPRESSION)
             .map_err(|error| error.to_string())?;
         writer.write(&data).map_err(|error| error.to_string())?;
         let images = fsm::read_snapshot(&mut &data[..]).map_err(|error| error.to_string())?;
-        for (_, pages) in &images {
-            let version = Version::from_pages(1, pages.iter().cloned());
-            version
-                .quick_check(vfs)
-                .map_err(|error| error.to_string())?;
-        }
+        let databases = fsm::check_images(images, vfs)?;
         let meta = writer.finish().map_err(|error| error.to_string())?;
-        Ok((meta, images))
+        Ok((meta, databases))
     }
 }
 

@@ -127,6 +127,12 @@ impl Version {
         self.number
     }
 
+    /// The same content under another number, which must never have been used before.
+    pub fn with_number(mut self, number: u64) -> Version {
+        self.number = number;
+        self
+    }
+
     /// Size of the database in pages.
     pub fn page_count(&self) -> u32 {
         self.page_count

@@ -41,8 +41,13 @@ use crate::request::Request;
 /// The largest header, in bytes.
 pub const HEADER_SIZE_MAX: u64 = 4 << 20;
 
-/// The largest payload, in bytes.
+/// The largest payload in bytes, but for that of an InstallSnapshot.
 pub const PAYLOAD_SIZE_MAX: u64 = 500 << 20;
+
+/// The largest snapshot, in bytes. Releases of C dqlite take one of any size, up to 1.18.6; what came
+/// after them takes none over [`PAYLOAD_SIZE_MAX`]. It is never held in memory as a message, so the
+/// limit only keeps arithmetic from overflowing.
+pub const SNAPSHOT_SIZE_MAX: u64 = 16 << 40;
 
 /// The bit that C dqlite leaves zero in `features` and in the flags of RequestVoteResult, and by
 /// which nodes of this implementation know each other.
@@ -263,7 +268,8 @@ impl Message {
     ///
     /// # Errors
     /// `Incomplete` if the header is too short for its type. `Malformed` if the term is 0, an entry
-    /// or the configuration is wrong, or the payload would be larger than [`PAYLOAD_SIZE_MAX`].
+    /// or the configuration is wrong, or the payload would be larger than
+    /// [`PAYLOAD_SIZE_MAX`] or [`SNAPSHOT_SIZE_MAX`].
     pub fn decode(kind: MessageKind, header: &[u8]) -> Result<Message, DecodeError> {
         let mut r = Reader::new(header);
         let term = r.u64()?;
@@ -334,7 +340,7 @@ impl Message {
                 last_log_term: r.u64()?,
             }),
         };
-        if message.payload_size() > PAYLOAD_SIZE_MAX {
+        if message.payload_size() > message.payload_size_max() {
             return Err(r.malformed("payload size", 0));
         }
         Ok(message)
@@ -374,11 +380,18 @@ impl Message {
         }
     }
 
+    fn payload_size_max(&self) -> u64 {
+        match self {
+            Message::InstallSnapshot(_) => SNAPSHOT_SIZE_MAX,
+            _ => PAYLOAD_SIZE_MAX,
+        }
+    }
+
     /// Appends preamble and header; the payload is for the sender to append.
     ///
     /// # Errors
     /// [`TooLarge`] if the header would be larger than [`HEADER_SIZE_MAX`] or the payload than
-    /// [`PAYLOAD_SIZE_MAX`]. Nothing is appended then.
+    /// [`PAYLOAD_SIZE_MAX`] or [`SNAPSHOT_SIZE_MAX`]. Nothing is appended then.
     ///
     /// # Panics
     /// If the data of an entry are not a multiple of 8 bytes.
@@ -437,7 +450,7 @@ impl Message {
         let size = (out.len() - start - Preamble::SIZE) as u64;
         let header_size = u32::try_from(size)
             .ok()
-            .filter(|_| size <= HEADER_SIZE_MAX && self.payload_size() <= PAYLOAD_SIZE_MAX);
+            .filter(|_| size <= HEADER_SIZE_MAX && self.payload_size() <= self.payload_size_max());
         let Some(header_size) = header_size else {
             out.truncate(start);
             return Err(TooLarge);

@@ -59,7 +59,7 @@ use crate::log::cache::{EntryId, LogCache, Trailing};
 use crate::membership::{Membership, TrackerTarget};
 use crate::message::Message;
 use crate::mutants::{Mutant, is_broken};
-use crate::translate::{self, PeerState, View};
+use crate::translate::{self, INSTALL_TIMEOUT_MS, PeerState, View};
 use crate::types::{DiskOp, LogEntry, LogRange, Payload, Persist, Recovered, SnapshotMeta};
 
 pub use change::{ChangeError, ChangeToken};
@@ -448,8 +448,28 @@ impl Driver {
         self.effects.push(Effect::Persist(Persist { id, ops }));
     }
 
-    /// The data of a snapshot has been written to the peer's connection, or could not be.
+    /// More of a snapshot has been written to the peer's connection; or all of it has, and the peer
+    /// still has the connection open, to check and install what it got. As long as such news come
+    /// and the peer answers heartbeats, it is given time. False if nobody waits for this any more.
+    pub fn snapshot_progress(&mut self, now_ms: u64, to: u64) -> bool {
+        self.advance_to(now_ms);
+        self.drain();
+        let now = self.clock.now();
+        let silent = 2 * self.options.election_timeout_ms;
+        let heard = self.contacts.get(&to).is_some_and(|at| at + silent >= now);
+        let peer = self.peers.get_mut(&to);
+        let Some(send) = peer.and_then(|peer| peer.snapshot.as_mut()) else {
+            return false;
+        };
+        if heard {
+            send.deadline = now + INSTALL_TIMEOUT_MS;
+        }
+        true
+    }
+
+    /// The peer has read all of a snapshot and closed the connection, or it could not be sent.
     pub fn snapshot_sent(&mut self, to: u64, ok: bool) {
+        let deadline = self.clock.now() + INSTALL_TIMEOUT_MS;
         let Some(send) = self
             .peers
             .get_mut(&to)
@@ -460,6 +480,7 @@ impl Driver {
         if ok {
             // The peer's own answer tells when it has installed it.
             send.sent = true;
+            send.deadline = deadline;
         } else {
             self.snapshot_failed(to);
             self.drain();

@@ -241,7 +241,7 @@ impl Driver {
         sends.map(|send| send.deadline).min().unwrap_or(u64::MAX)
     }
 
-    /// Gives up on snapshots that a peer has not installed in time.
+    /// Gives up on snapshots with which a peer has made no progress for long.
     fn expire_snapshots(&mut self) {
         let now = self.clock.now;
         let late = |snapshot: &crate::translate::SnapshotSend| snapshot.deadline <= now;
@@ -253,7 +253,7 @@ impl Driver {
             .collect();
         for id in expired {
             ::log::warn!(
-                "node {}: node {id} did not install a snapshot in time",
+                "node {}: node {id} makes no progress with a snapshot",
                 self.options.id
             );
             self.snapshot_failed(id);

@@ -1,10 +1,13 @@
 //! The background threads: writing snapshots, sending them to peers, and reading entries of the log
 //! that are in memory no more.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use crossbeam_channel::{Sender, unbounded};
 use dq_raft::{Compression, FsDisk, LogRange, LogReader, Message, SnapshotMeta, SnapshotReader};
 use dq_vfs::Version;
@@ -13,13 +16,17 @@ use super::dial::{Dial, Introduction, connect};
 use super::log_writer::LogQueue;
 use super::mailbox::{Mail, Mailbox};
 use super::peers::Peers;
-use crate::fsm;
+use crate::fsm::{self, Databases};
 use crate::peers;
-
-type Databases = Vec<(Bytes, Version)>;
 
 /// Bytes of a snapshot sent at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
+
+/// How often the node hears that a snapshot makes progress.
+const PROGRESS: Duration = Duration::from_secs(1);
+
+/// A peer that takes nothing of a snapshot for so long does not get it.
+const STALL: Duration = Duration::from_secs(30);
 
 /// Writes snapshots, one at a time, and starts a thread for each one that is sent.
 #[derive(Debug)]
@@ -30,6 +37,8 @@ pub struct Background {
     thread: Option<JoinHandle<()>>,
     /// The thread that reads the log, from the first time on that a follower lags.
     reads: Option<(Sender<LogRange>, JoinHandle<()>)>,
+    /// Snapshots that are being sent, or have been, by peer; true stops it.
+    sending: BTreeMap<u64, Arc<AtomicBool>>,
 }
 
 impl Background {
@@ -68,6 +77,7 @@ impl Background {
             work: Some(work),
             thread: Some(thread),
             reads: None,
+            sending: BTreeMap::new(),
         })
     }
 
@@ -117,9 +127,18 @@ impl Background {
         }
     }
 
-    /// Sends a snapshot to a peer, on a thread and a stream of its own.
+    /// Lets go of versions, off the loop: freeing a large database takes a while.
+    pub fn release(&self, versions: Vec<Version>) {
+        // Without a thread they are freed right here.
+        let _ = std::thread::Builder::new()
+            .name("dq-release".to_owned())
+            .spawn(move || drop(versions));
+    }
+
+    /// Sends a snapshot to a peer, on a thread and a stream of its own. One that is still being sent
+    /// to the same peer is given up.
     pub fn send_snapshot(
-        &self,
+        &mut self,
         peers: &Peers,
         to: u64,
         address: &str,
@@ -129,13 +148,26 @@ impl Background {
         let (dialer, us, mailbox) = peers.snapshot_stream();
         let (disk, address) = (self.disk.clone(), address.to_owned());
         let report = mailbox.clone();
+        self.cancel_snapshot(to);
+        let cancelled = Arc::new(AtomicBool::new(false));
+        self.sending.insert(to, cancelled.clone());
         let spawned = std::thread::Builder::new()
             .name(format!("dq-send-{to}"))
             .spawn(move || {
                 let index = meta.index;
-                let sent = send(&disk, &*dialer, &us, &address, term, meta);
-                if let Err(error) = &sent {
-                    log::warn!("snapshot at {index} to peer {to}: {error}");
+                let mut sending = Sending {
+                    to,
+                    mailbox: &mailbox,
+                    cancelled: &cancelled,
+                    reported: Instant::now(),
+                };
+                let sent = sending.send(&disk, &*dialer, &us, &address, term, meta);
+                if cancelled.load(Ordering::Relaxed) {
+                    return;
+                }
+                match &sent {
+                    Ok(()) => log::info!("snapshot at {index} sent to peer {to}"),
+                    Err(error) => log::warn!("snapshot at {index} to peer {to}: {error}"),
                 }
                 mailbox.send(Mail::SnapshotSent(to, sent.is_ok()));
             });
@@ -145,8 +177,18 @@ impl Background {
         }
     }
 
+    /// Nobody waits any more for what is being sent to this peer.
+    pub fn cancel_snapshot(&mut self, to: u64) {
+        if let Some(cancelled) = self.sending.remove(&to) {
+            cancelled.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Waits for what is at work.
     pub fn stop(&mut self) {
+        for cancelled in self.sending.values() {
+            cancelled.store(true, Ordering::Relaxed);
+        }
         if let Some((reads, thread)) = self.reads.take() {
             drop(reads);
             let _ = thread.join();
@@ -158,30 +200,76 @@ impl Background {
     }
 }
 
-fn send(
-    disk: &FsDisk,
-    dialer: &dyn Dial,
-    us: &Introduction,
-    address: &str,
-    term: u64,
-    meta: SnapshotMeta,
-) -> io::Result<()> {
-    let mut reader = SnapshotReader::open(disk, &meta).map_err(io::Error::other)?;
-    let size = reader.size();
-    let head = peers::encode(&Message::InstallSnapshot { term, meta }, size)
-        .ok_or_else(|| io::Error::other("larger than peers accept"))?;
-    let mut stream = connect(dialer, address, us)?;
-    for piece in head {
-        stream.write_all(&piece)?;
-    }
-    let mut chunk = vec![0; CHUNK_BYTES];
-    loop {
-        let count = reader.read(&mut chunk)?;
-        if count == 0 {
-            break;
+/// A snapshot on its way to a peer.
+struct Sending<'a> {
+    to: u64,
+    mailbox: &'a Mailbox,
+    cancelled: &'a AtomicBool,
+    reported: Instant,
+}
+
+impl Sending<'_> {
+    fn send(
+        &mut self,
+        disk: &FsDisk,
+        dialer: &dyn Dial,
+        us: &Introduction,
+        address: &str,
+        term: u64,
+        meta: SnapshotMeta,
+    ) -> io::Result<()> {
+        let mut reader = SnapshotReader::open(disk, &meta).map_err(io::Error::other)?;
+        let size = reader.size();
+        let head = peers::encode(&Message::InstallSnapshot { term, meta }, size)
+            .ok_or_else(|| io::Error::other("larger than peers accept"))?;
+        log::info!("snapshot of {size} bytes goes to peer {}", self.to);
+        let mut stream = connect(dialer, address, us)?;
+        stream.set_write_timeout(Some(STALL))?;
+        stream.set_read_timeout(Some(PROGRESS))?;
+        for piece in head {
+            stream.write_all(&piece)?;
         }
-        stream.write_all(&chunk[..count])?;
+        let mut chunk = vec![0; CHUNK_BYTES];
+        loop {
+            let count = reader.read(&mut chunk)?;
+            if count == 0 {
+                break;
+            }
+            stream.write_all(&chunk[..count])?;
+            self.progress()?;
+        }
+        // The peer reads to the end before it sees ours. One of our kind closes its side when it has
+        // checked and taken what it got; a C node does so at once.
+        stream.shutdown(std::net::Shutdown::Write)?;
+        loop {
+            match stream.read(&mut chunk) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_timeout(&error) => {}
+                // It has been read to the end or not: the peer's answer tells, or that none comes.
+                Err(_) => return Ok(()),
+            }
+            self.progress()?;
+        }
     }
-    // The peer reads to the end before it sees ours: closing does not cut it short.
-    stream.shutdown(std::net::Shutdown::Write)
+
+    /// Tells the node now and then that this goes on.
+    fn progress(&mut self) -> io::Result<()> {
+        if self.cancelled.load(Ordering::Relaxed) {
+            return Err(io::Error::other("nobody waits for it any more"));
+        }
+        if self.reported.elapsed() >= PROGRESS {
+            self.reported = Instant::now();
+            self.mailbox.send(Mail::SnapshotProgress(self.to));
+        }
+        Ok(())
+    }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
 }

@@ -267,6 +267,7 @@ impl EventLoop {
                 self.receiver.ended(conn);
                 self.give(Input::SnapshotReceived(conn, received));
             }
+            Mail::SnapshotProgress(id) => self.give(Input::SnapshotProgress(id)),
             Mail::SnapshotSent(id, sent) => self.give(Input::SnapshotSent(id, sent)),
             Mail::Polled(answers) => self.give(Input::Polled(answers)),
             Mail::HandOver(reply) => {
@@ -337,6 +338,8 @@ impl EventLoop {
                     self.receiver.begin(conn, *meta, size);
                 }
                 Output::SnapshotData(conn, bytes) => self.receiver.data(conn, bytes),
+                Output::CancelSnapshot(to) => self.background.cancel_snapshot(to),
+                Output::Release(versions) => self.background.release(versions),
                 Output::Poll(members) => self.peers.poll(members),
                 Output::HandedOver(done) => {
                     for reply in self.handing_over.drain(..) {

@@ -8,7 +8,7 @@ use mio::Waker;
 
 use crate::conn::ConnId;
 use crate::exec::Finished;
-use crate::fsm::Images;
+use crate::fsm::Databases;
 use crate::node::{Polled, Status};
 
 /// A report or a wish. The queue is bounded by what the loop has asked for: one report a job, disk
@@ -29,12 +29,14 @@ pub enum Mail {
     SnapshotWritten(Box<SnapshotMeta>, bool),
     /// A dial of this peer, the n-th of all, has ended.
     Dialled(u64, u64, std::io::Result<std::net::TcpStream>),
+    /// Sending a snapshot to this peer makes progress.
+    SnapshotProgress(u64),
     /// A snapshot was sent to this peer, or not.
     SnapshotSent(u64, bool),
     /// This much of a snapshot that arrives on a connection is stored.
     SnapshotStored(ConnId, usize),
     /// It is stored and read, or of no use.
-    SnapshotReceived(ConnId, Box<Result<(SnapshotMeta, Images), String>>),
+    SnapshotReceived(ConnId, Box<Result<(SnapshotMeta, Databases), String>>),
     /// What members answered.
     Polled(Vec<Polled>),
     /// Somebody wants this node to lead no more, and waits to hear whether that worked.

@@ -8,12 +8,12 @@ use bytes::{Buf, Bytes};
 use crossbeam_channel::{Sender, unbounded};
 use dq_raft::disk::Disk;
 use dq_raft::{Compression, FsDisk, SnapshotMeta, SnapshotWriter};
-use dq_vfs::{Version, Vfs};
+use dq_vfs::Vfs;
 use dq_wire::disk::names::{self, FileName, SnapshotName};
 
 use super::mailbox::{Mail, Mailbox};
 use crate::conn::ConnId;
-use crate::fsm::{self, Images};
+use crate::fsm::{self, Databases};
 
 /// Where arriving snapshots go.
 #[derive(Debug)]
@@ -117,29 +117,16 @@ fn receive<F: Fn(usize)>(
     meta: SnapshotMeta,
     size: u64,
     stream: &mut Stream<F>,
-) -> Result<(SnapshotMeta, Images), String> {
+) -> Result<(SnapshotMeta, Databases), String> {
     let writer = SnapshotWriter::create(disk.clone(), meta, size, compression)
         .map_err(|error| error.to_string())?;
     stream.writer = Some(writer);
     let images = fsm::read_snapshot(stream).map_err(|error| error.to_string());
     let writer = stream.writer.take().ok_or("no writer")?;
-    let checked = images.and_then(|images| {
-        for (name, pages) in &images {
-            // The numbers of these versions are seen by nobody else.
-            let version = Version::from_pages(1, pages.iter().cloned());
-            if let Err(error) = version.quick_check(vfs) {
-                return Err(format!(
-                    "database {}: {error}",
-                    String::from_utf8_lossy(name)
-                ));
-            }
-        }
-        Ok(images)
-    });
-    match checked {
-        Ok(images) => {
+    match images.and_then(|images| fsm::check_images(images, vfs)) {
+        Ok(databases) => {
             let meta = writer.finish().map_err(|error| error.to_string())?;
-            Ok((meta, images))
+            Ok((meta, databases))
         }
         Err(why) => {
             writer.abort();

@@ -37,7 +37,7 @@ use dq_vfs::{Version, Vfs};
 use crate::config::Settings;
 use crate::conn::{Conn, ConnId, Held};
 use crate::exec::{Finished, Job};
-use crate::fsm::Images;
+use crate::fsm::{Databases, Images};
 use crate::registry::Database;
 pub use roles::Polled;
 use roles::RoleManager;
@@ -77,7 +77,7 @@ pub enum Input<'a> {
     /// This much of a snapshot that arrives is stored.
     SnapshotStored(ConnId, usize),
     /// A snapshot is stored and read, or of no use.
-    SnapshotReceived(ConnId, Box<Result<(SnapshotMeta, Images), String>>),
+    SnapshotReceived(ConnId, Box<Result<(SnapshotMeta, Databases), String>>),
     /// What members answered to [`Output::Poll`].
     Polled(Vec<Polled>),
     /// Stop taking part as more than a spare, so that this node can go: a reply comes as
@@ -87,6 +87,8 @@ pub enum Input<'a> {
     PeerConnected(u64),
     /// The stream to this peer broke, or was cut.
     PeerLost(u64),
+    /// Sending a snapshot to this peer makes progress.
+    SnapshotProgress(u64),
     /// A snapshot was sent to this peer, or not.
     SnapshotSent(u64, bool),
     /// The inputs of one turn of the loop have all been given: propose what they made.
@@ -136,6 +138,10 @@ pub enum Output {
     SnapshotData(ConnId, Bytes),
     /// A snapshot that arrived from a leader is not wanted: its temporary files can go.
     Discard(Box<SnapshotMeta>),
+    /// Nobody waits any more for the snapshot that is sent to this peer.
+    CancelSnapshot(u64),
+    /// Let go of these versions: they may be large, and freeing them take long.
+    Release(Vec<Version>),
     /// Ask these members how they are (DESCRIBE), and answer with [`Input::Polled`].
     Poll(Vec<(u64, String)>),
     /// This node leads no more, or could not give leadership away.
@@ -217,7 +223,7 @@ pub struct Machine {
     snapshot_running: bool,
     /// Snapshots from leaders, checked, that raft has neither installed nor refused. The same one
     /// may come again while the first is being installed.
-    arrived: Vec<(SnapshotMeta, Images)>,
+    arrived: Vec<(SnapshotMeta, Databases)>,
     /// A follower needs a newer snapshot than there is.
     snapshot_wanted: bool,
     weight: u64,
@@ -363,6 +369,12 @@ impl Machine {
             Input::PeerConnected(id) => self.driver.connected(id),
             Input::PeerLost(id) => {
                 self.driver.unreachable(id);
+                self.drive(out);
+            }
+            Input::SnapshotProgress(id) => {
+                if !self.driver.snapshot_progress(now, id) {
+                    out.push_back(Output::CancelSnapshot(id));
+                }
                 self.drive(out);
             }
             Input::SnapshotSent(id, sent) => {

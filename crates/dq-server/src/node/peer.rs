@@ -11,7 +11,7 @@ use dq_vfs::Version;
 
 use super::{Machine, Output};
 use crate::conn::{Conn, ConnId, Receiving, SNAPSHOT_PENDING_BYTES, SNAPSHOTS_ARRIVING_MAX, Stage};
-use crate::fsm::Images;
+use crate::fsm::{Databases, Images};
 use crate::peers::{self, Received};
 use crate::registry::Database;
 
@@ -143,7 +143,7 @@ impl Machine {
     pub(super) fn snapshot_received(
         &mut self,
         id: ConnId,
-        received: Result<(SnapshotMeta, Images), String>,
+        received: Result<(SnapshotMeta, Databases), String>,
         out: &mut VecDeque<Output>,
     ) {
         let stage = self.conns.get_mut(&id).map(|conn| &mut conn.stage);
@@ -162,13 +162,13 @@ impl Machine {
             id: *from,
             address: address.clone(),
         };
-        let outcome = received.and_then(|(meta, images)| {
+        let outcome = received.and_then(|(meta, databases)| {
             log::info!(
                 "node {}: snapshot at {} arrived",
                 self.settings.id,
                 meta.index
             );
-            self.arrived.push((meta.clone(), images));
+            self.arrived.push((meta.clone(), databases));
             let message = Message::InstallSnapshot {
                 term,
                 meta: meta.clone(),
@@ -192,16 +192,23 @@ impl Machine {
 
     /// Raft has installed a snapshot: its databases are all there are from here on.
     pub(super) fn restore(&mut self, meta: SnapshotMeta, out: &mut VecDeque<Output>) {
-        let at = |(arrived, _): &(SnapshotMeta, Images)| *arrived == meta;
+        let at = |(arrived, _): &(SnapshotMeta, Databases)| *arrived == meta;
         let Some(position) = self.arrived.iter().position(at) else {
             return self.fail(format!("snapshot at {} is not at hand", meta.index), out);
         };
-        let (_, images) = self.arrived.swap_remove(position);
+        let (_, databases) = self.arrived.swap_remove(position);
         // Whatever raft had begun to install before is overtaken.
         self.arrived
             .retain(|(arrived, _)| arrived.index > meta.index);
-        self.databases.clear();
-        self.install(images);
+        let old = std::mem::take(&mut self.databases);
+        let versions = |old: Database| [old.committed, old.head];
+        out.push_back(Output::Release(
+            old.into_values().flat_map(versions).collect(),
+        ));
+        for (name, version) in databases {
+            let version = version.with_number(self.next_version());
+            self.databases.insert(name, Database::new(version));
+        }
         self.snapshot_index = meta.index;
         self.snapshot_configuration = (meta.configuration, meta.configuration_index);
         self.log_bytes_since_snapshot = 0;
@@ -218,7 +225,7 @@ impl Machine {
 }
 
 /// Nobody waits any more for what has arrived: its temporary files can go.
-fn discard(received: Result<(SnapshotMeta, Images), String>, out: &mut VecDeque<Output>) {
+fn discard(received: Result<(SnapshotMeta, Databases), String>, out: &mut VecDeque<Output>) {
     if let Ok((meta, _)) = received {
         out.push_back(Output::Discard(Box::new(meta)));
     }

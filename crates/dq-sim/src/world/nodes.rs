@@ -314,6 +314,8 @@ impl World {
             }
             // Roles are changed by a client here, and nobody asks for a graceful end.
             Output::Poll(_) | Output::HandedOver(_) => {}
+            // Snapshots arrive whole here, and freeing memory takes no time.
+            Output::CancelSnapshot(_) | Output::Release(_) => {}
             Output::Fatal(why) => {
                 self.fail(format!("node {} gave up: {why}", node + 1));
                 return ControlFlow::Break(Death::Kill);

@@ -104,11 +104,11 @@ fn entries_that_would_make_a_peer_read_past_its_buffer_are_malformed() {
 fn payloads_over_the_limit_are_neither_sent_nor_accepted() {
     let mut out = b"before".to_vec();
     assert_eq!(
-        snapshot(PAYLOAD_SIZE_MAX + 1).encode(0, &mut out),
+        snapshot(SNAPSHOT_SIZE_MAX + 1).encode(0, &mut out),
         Err(TooLarge)
     );
     assert_eq!(out, b"before");
-    assert_eq!(snapshot(PAYLOAD_SIZE_MAX).encode(0, &mut out), Ok(()));
+    assert_eq!(snapshot(SNAPSHOT_SIZE_MAX).encode(0, &mut out), Ok(()));
     let mut header = out[6 + Preamble::SIZE..].to_vec();
     assert!(Message::decode(MessageKind::InstallSnapshot, &header).is_ok());
     let last = header.len() - 8;
@@ -153,7 +153,7 @@ fn a_configuration_that_does_not_fill_its_size_is_malformed() {
 fn any_message() -> impl Strategy<Value = Message> {
     let words = (1u64.., any::<u64>(), any::<u64>(), any::<u64>());
     let flags = (any::<bool>(), any::<bool>(), any::<bool>());
-    let parts = (any_entries(), any_configuration(), 0..=PAYLOAD_SIZE_MAX);
+    let parts = (any_entries(), any_configuration(), 0..=SNAPSHOT_SIZE_MAX);
     (0..KINDS.len(), words, flags, parts).prop_map(|(kind, words, flags, parts)| {
         let (term, a, b, c) = words;
         let (entries, configuration, data_size) = parts;

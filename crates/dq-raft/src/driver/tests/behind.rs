@@ -208,6 +208,69 @@ fn a_follower_of_what_cannot_be_read_gets_a_snapshot() {
     assert!(bench.sent().contains(&(2, install)));
 }
 
+/// A leader whose follower 2 is being sent a snapshot at 22.
+fn sending() -> Bench {
+    let mut bench = leader(20);
+    let trailing = Trailing {
+        entries: 0,
+        bytes: 0,
+    };
+    let meta = snapshot(22, 2, &voters(3));
+    bench.driver.snapshot_taken(meta, trailing);
+    bench.driver.unreachable(2);
+    bench.pass(60);
+    bench.sent();
+    bench.receive(2, rejected(2, 22, 2));
+    assert_eq!(installs(&mut bench), 1);
+    bench
+}
+
+fn installs(bench: &mut Bench) -> usize {
+    let sent = bench.sent();
+    let install = |(to, message): &&(u64, Message)| {
+        *to == 2 && matches!(message, Message::InstallSnapshot { .. })
+    };
+    sent.iter().filter(install).count()
+}
+
+/// Seconds go by in which both followers answer heartbeats.
+fn seconds(bench: &mut Bench, count: u64, mut each: impl FnMut(&mut Bench)) -> usize {
+    let mut sent = 0;
+    for _ in 0..count * 20 {
+        bench.pass(50);
+        bench.receive(2, rejected(2, 22, 2));
+        bench.acknowledge(3, 22);
+        if bench.now.is_multiple_of(1000) {
+            each(bench);
+        }
+        sent += installs(bench);
+    }
+    sent
+}
+
+#[test]
+fn a_snapshot_may_take_as_long_as_it_makes_progress() {
+    let mut bench = sending();
+    bench.now = bench.now.next_multiple_of(1000);
+    let again = seconds(&mut bench, 300, |bench| {
+        assert!(bench.driver.snapshot_progress(bench.now, 2));
+    });
+    assert_eq!(again, 0, "five minutes are no reason to begin anew");
+    bench.driver.snapshot_sent(2, true);
+    assert_eq!(seconds(&mut bench, 25, |_| {}), 0, "it installs");
+    bench.acknowledge(2, 22);
+    assert_eq!(bench.matched(2), 22);
+    let now = bench.now;
+    assert!(!bench.driver.snapshot_progress(now, 2), "nobody waits");
+}
+
+#[test]
+fn a_snapshot_without_progress_is_sent_again() {
+    let mut bench = sending();
+    assert_eq!(seconds(&mut bench, 25, |_| {}), 0);
+    assert!(seconds(&mut bench, 10, |_| {}) > 0);
+}
+
 #[test]
 fn entries_that_are_not_those_of_the_log_are_not_sent() {
     let mut bench = leader(20);
