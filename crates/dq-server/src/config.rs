@@ -34,6 +34,8 @@ pub struct Settings {
     pub null_in_typed_columns: bool,
     /// Reported by DESCRIBE.
     pub failure_domain: u64,
+    /// Reported by DESCRIBE until a client sets another.
+    pub weight: u64,
 }
 
 impl Settings {
@@ -53,6 +55,7 @@ impl Settings {
             roles: None,
             null_in_typed_columns: false,
             failure_domain: 0,
+            weight: 0,
         }
     }
 }

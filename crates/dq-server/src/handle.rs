@@ -77,6 +77,7 @@ pub struct NodeBuilder {
     log_memory: u64,
     bootstrap: bool,
     dialer: Arc<dyn Dial>,
+    extension: Option<dq_vfs::Extension>,
 }
 
 /// Why a node did not start.
@@ -129,6 +130,7 @@ impl Node {
             log_memory: crate::load::LOG_BYTES_MAX,
             bootstrap: true,
             dialer: Arc::new(PlainDialer),
+            extension: None,
         }
     }
 
@@ -249,6 +251,20 @@ impl NodeBuilder {
     /// Reported to whoever places replicas; 0 unless set.
     pub fn failure_domain(mut self, code: u64) -> NodeBuilder {
         self.settings.failure_domain = code;
+        self
+    }
+
+    /// Reported to whoever places replicas, who prefers lighter nodes, until a client sets another; 0
+    /// unless set.
+    pub fn weight(mut self, weight: u64) -> NodeBuilder {
+        self.settings.weight = weight;
+        self
+    }
+
+    /// SQL functions, collations and virtual tables for all connections of this node; none unless
+    /// set. What replicas apply are pages, so only a leader calls them; but every member may lead.
+    pub fn extension(mut self, extension: dq_vfs::Extension) -> NodeBuilder {
+        self.extension = Some(extension);
         self
     }
 
@@ -377,7 +393,7 @@ impl NodeBuilder {
             auto_recovery: self.auto_recovery,
             bootstrap: self.bootstrap,
         })?;
-        let vfs = dq_vfs::Vfs::register().map_err(StartError::Sqlite)?;
+        let vfs = dq_vfs::Vfs::register_extended(self.extension).map_err(StartError::Sqlite)?;
         let options = Options {
             id,
             election_timeout_ms,

@@ -72,6 +72,7 @@ mod wal;
 mod wal_index;
 
 pub use connection::{Capture, Grant, Write};
+pub use ffi::process::{Extension, ExtensionInit, check_sqlite};
 pub use ffi::vfs::{SystemWorld, Vfs, World, seed_randomness};
 pub use page::{PAGE_SIZE, PENDING_BYTE_PAGE, Page, PageNo};
 pub use slab::{live_pages, resident_bytes, trim_heap};

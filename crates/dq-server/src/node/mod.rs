@@ -265,6 +265,7 @@ impl Machine {
             databases,
             snapshot,
         } = start;
+        let weight = settings.weight;
         let roles = RoleManager::new(settings.roles);
         let mut node = Machine {
             settings,
@@ -291,7 +292,7 @@ impl Machine {
             snapshot_running: false,
             arrived: Vec::new(),
             snapshot_wanted: false,
-            weight: 0,
+            weight,
             roles,
             handing_over: false,
             disk_full: false,

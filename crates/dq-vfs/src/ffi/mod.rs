@@ -13,6 +13,7 @@
 
 pub(crate) mod main_file;
 pub(crate) mod memory_file;
+pub(crate) mod process;
 pub(crate) mod vfs;
 pub(crate) mod wal_file;
 

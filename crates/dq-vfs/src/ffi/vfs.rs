@@ -1,13 +1,14 @@
 //! Registration, and the functions that belong to no file.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use libsqlite3_sys as sqlite;
 use log::warn;
 use sqlite::{sqlite3_file, sqlite3_vfs};
 
+use super::process::{self, Extension};
 use super::{File, OPENING, main_file, memory_file, wal_file};
 use crate::Error;
 
@@ -59,16 +60,23 @@ pub struct Vfs {
     name: &'static CStr,
     /// True if SQLite takes every name for a name, never for a URI.
     pub(crate) names_are_plain: bool,
+    /// Sets up each connection.
+    pub(crate) extension: Option<Extension>,
 }
 
 impl Vfs {
     /// Registers a VFS that takes time and randomness from the operating system.
     ///
-    /// The first registration in a process also configures SQLite: connections without mutexes of
-    /// their own, no preallocated page caches, no memory statistics, no URI names, memory mapping
-    /// on. Everything about a registration stays until the process ends.
+    /// The first registration in a process also configures SQLite, if it is a copy of our own:
+    /// connections without mutexes of their own, no preallocated page caches, no memory statistics,
+    /// no URI names, memory mapping on. Everything about a registration stays until the process ends.
     pub fn register() -> Result<Arc<Vfs>, Error> {
-        Vfs::register_with(Box::new(SystemWorld))
+        Vfs::register_extended(None)
+    }
+
+    /// The same, with an extension for all its connections.
+    pub fn register_extended(extension: Option<Extension>) -> Result<Arc<Vfs>, Error> {
+        Vfs::add(Box::new(SystemWorld), extension)
     }
 
     /// Registers a VFS with another source of time and randomness.
@@ -76,7 +84,12 @@ impl Vfs {
     /// SQLite's own generator, which `random()` draws from, is one per process and seeded
     /// elsewhere: see [`seed_randomness`].
     pub fn register_with(world: Box<dyn World>) -> Result<Arc<Vfs>, Error> {
-        let names_are_plain = configure()?;
+        Vfs::add(world, None)
+    }
+
+    fn add(world: Box<dyn World>, extension: Option<Extension>) -> Result<Arc<Vfs>, Error> {
+        process::check_sqlite()?;
+        let names_are_plain = process::configure()?;
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let name = format!("dq-vfs-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let name = CString::new(name).expect("the name has no zero byte");
@@ -107,11 +120,13 @@ impl Vfs {
             xGetSystemCall: None,
             xNextSystemCall: None,
         }));
+        let _serial = process::serial();
         // SAFETY: the table and all it points to live until the process ends.
         match unsafe { sqlite::sqlite3_vfs_register(vfs, 0) } {
             sqlite::SQLITE_OK => Ok(Arc::new(Vfs {
                 name,
                 names_are_plain,
+                extension,
             })),
             code => Err(Error::from_code(code)),
         }
@@ -134,38 +149,6 @@ pub fn seed_randomness(seed: u32) {
             seed as c_int,
             std::ptr::null_mut::<sqlite::sqlite3>(),
         );
-    }
-}
-
-/// Configures SQLite once per process. The result says whether URI names are off.
-fn configure() -> Result<bool, Error> {
-    static CONFIGURED: OnceLock<(bool, c_int)> = OnceLock::new();
-    let (plain, code) = *CONFIGURED.get_or_init(|| {
-        // SAFETY: each option is followed by arguments of the types that it asks for. If SQLite
-        // was initialised by somebody else before, the calls fail and change nothing.
-        unsafe {
-            let null = std::ptr::null_mut::<c_void>();
-            let zero: c_int = 0;
-            let rc = [
-                sqlite::sqlite3_config(sqlite::SQLITE_CONFIG_MULTITHREAD),
-                sqlite::sqlite3_config(sqlite::SQLITE_CONFIG_PAGECACHE, null, zero, zero),
-                sqlite::sqlite3_config(sqlite::SQLITE_CONFIG_LOOKASIDE, zero, zero),
-                // Statistics cost a global lock at each allocation. Without them clients cannot
-                // limit the process's memory by PRAGMA either.
-                sqlite::sqlite3_config(sqlite::SQLITE_CONFIG_MEMSTATUS, zero),
-                sqlite::sqlite3_config(sqlite::SQLITE_CONFIG_MMAP_SIZE, i64::MAX, i64::MAX),
-            ];
-            let uri = sqlite::sqlite3_config(sqlite::SQLITE_CONFIG_URI, zero);
-            if rc.iter().chain([&uri]).any(|rc| *rc != sqlite::SQLITE_OK) {
-                warn!("SQLite was configured by another part of the process: {rc:?}, {uri}");
-            }
-            (uri == sqlite::SQLITE_OK, sqlite::sqlite3_initialize())
-        }
-    });
-    if code == sqlite::SQLITE_OK {
-        Ok(plain)
-    } else {
-        Err(Error::from_code(code))
     }
 }
 

@@ -5,6 +5,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 
 use libsqlite3_sys as sqlite;
 
+use crate::ffi::process;
 use crate::shared::Shared;
 
 /// PRAGMAs that are refused in any form.
@@ -20,6 +21,14 @@ const REFUSED_WITH_ARGUMENT: [&[u8]; 4] = [
     b"page_size",
     b"wal_autocheckpoint",
     b"synchronous",
+];
+
+/// PRAGMAs that change the process; refused with an argument where others share SQLite.
+const REFUSED_WHERE_SHARED: [&[u8]; 4] = [
+    b"soft_heap_limit",
+    b"hard_heap_limit",
+    b"temp_store_directory",
+    b"data_store_directory",
 ];
 
 /// # Safety
@@ -74,7 +83,8 @@ fn may_run_pragma(name: &[u8], has_argument: bool) -> bool {
         list.iter()
             .any(|refused| name.eq_ignore_ascii_case(refused))
     };
-    !(is_in(&REFUSED) || has_argument && is_in(&REFUSED_WITH_ARGUMENT))
+    let where_shared = !process::OWN && is_in(&REFUSED_WHERE_SHARED);
+    !(is_in(&REFUSED) || has_argument && (where_shared || is_in(&REFUSED_WITH_ARGUMENT)))
 }
 
 #[cfg(test)]

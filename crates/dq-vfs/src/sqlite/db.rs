@@ -11,6 +11,7 @@ use super::handle::{Handle, on_commit, on_progress};
 use super::stmt::{ColumnRef, Step, Stmt};
 use crate::connection::{Capture, Grant, Write};
 use crate::ffi;
+use crate::ffi::process;
 use crate::ffi::vfs::PATHNAME_MAX;
 use crate::shared::Shared;
 use crate::{Error, InterruptHandle, PAGE_SIZE, PageNo, Version, Vfs};
@@ -78,11 +79,13 @@ impl Db {
             | sqlite::SQLITE_OPEN_NOMUTEX
             | sqlite::SQLITE_OPEN_PRIVATECACHE
             | sqlite::SQLITE_OPEN_EXRESCODE;
-        let rc = ffi::opening(&shared, || {
+        let serial = process::serial();
+        let open = || {
             // SAFETY: all pointers are valid; the name is copied; `shared` lives until the
             // connection is closed.
             unsafe { sqlite::sqlite3_open_v2(name.as_ptr(), &mut db, flags, vfs.name().as_ptr()) }
-        });
+        };
+        let rc = ffi::opening(&shared, || process::extended(vfs.extension, open));
         if rc != sqlite::SQLITE_OK {
             // SAFETY: SQLite may return a connection together with an error, to be closed.
             unsafe {
@@ -91,6 +94,7 @@ impl Db {
                 return Err(error);
             }
         }
+        drop(serial);
         let mut db = Db {
             handle: Arc::new(Handle::new(db, shared)),
         };
@@ -113,6 +117,21 @@ impl Db {
             rc => Err(unsafe { Error::last(db, rc) }),
         };
         check(entered.execute(c"PRAGMA synchronous=OFF"))?;
+        if !process::OWN {
+            // What the whole process is set to where SQLite is ours: pages are read in place, and
+            // connections keep no memory in store.
+            check(entered.execute(c"PRAGMA mmap_size=9223372036854775807"))?;
+            // SAFETY: the connection is open, we are inside, and these are the option's arguments.
+            check(unsafe {
+                sqlite::sqlite3_db_config(
+                    db,
+                    sqlite::SQLITE_DBCONFIG_LOOKASIDE,
+                    std::ptr::null_mut::<c_void>(),
+                    0 as c_int,
+                    0 as c_int,
+                )
+            })?;
+        }
         // SAFETY: the connection is open, and we are inside; each option is followed by arguments
         // of the types that it asks for; `shared` outlives the connection.
         unsafe {

@@ -6,12 +6,14 @@
 //!   `sqlite3_close` cannot fail.
 
 use std::ffi::{c_int, c_void};
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use libsqlite3_sys as sqlite;
 use log::error;
 
 use super::interrupt::InterruptHandle;
+use crate::ffi::process;
 use crate::shared::Shared;
 
 pub(crate) struct Handle {
@@ -47,10 +49,14 @@ impl Handle {
     /// Enters the connection. All uses are by one thread at a time as it is, so this waits only
     /// if somebody keeps a statement on another thread than its `Db`.
     pub(super) fn enter(&self) -> Entered<'_> {
+        let serial = process::serial();
         while self.locked.swap(true, Ordering::Acquire) {
             std::thread::yield_now();
         }
-        Entered(self)
+        Entered {
+            handle: self,
+            _serial: serial,
+        }
     }
 
     pub(super) fn interrupt(&self) -> &InterruptHandle {
@@ -78,6 +84,7 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.interrupt.retire();
+        let _serial = process::serial();
         // SAFETY: nobody else refers to the connection, and all statements are finalized: each
         // held a reference to this handle.
         let rc = unsafe { sqlite::sqlite3_close(self.db) };
@@ -91,15 +98,19 @@ impl Drop for Handle {
 }
 
 /// Proof that the current thread is inside the connection.
-pub(super) struct Entered<'a>(&'a Handle);
+pub(super) struct Entered<'a> {
+    handle: &'a Handle,
+    /// Left after the connection.
+    _serial: Option<MutexGuard<'static, ()>>,
+}
 
 impl Entered<'_> {
     pub(super) fn db(&self) -> *mut sqlite::sqlite3 {
-        self.0.db
+        self.handle.db
     }
 
     pub(super) fn shared(&self) -> &Shared {
-        &self.0.shared
+        &self.handle.shared
     }
 
     /// Executes a statement of our own that returns no rows; the result code.
@@ -119,7 +130,7 @@ impl Entered<'_> {
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        self.0.locked.store(false, Ordering::Release);
+        self.handle.locked.store(false, Ordering::Release);
     }
 }
 
