@@ -6,7 +6,6 @@
  */
 #include <dqlite.h>
 
-#include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
 #include <pthread.h>
@@ -16,27 +15,10 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
-#define CHECK(condition)                                                            \
-	do {                                                                        \
-		if (!(condition)) {                                                 \
-			fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-			exit(1);                                                    \
-		}                                                                   \
-	} while (0)
-
-#define CHECK_CODE(call, want)                                                       \
-	do {                                                                         \
-		int got_ = (call);                                                   \
-		if (got_ != (want)) {                                                \
-			fprintf(stderr, "%s:%d: %s is %d, not %d\n", __FILE__, __LINE__, \
-				#call, got_, (want));                                \
-			exit(1);                                                     \
-		}                                                                    \
-	} while (0)
+#include "wire.h"
 
 static void check_text(int line, const char *got, const char *want)
 {
@@ -78,88 +60,6 @@ static double now(void)
 	struct timespec t;
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
-/* A connection to an address as get_bind_address gives it, or -1. */
-static int connect_to(const char *address)
-{
-	int fd;
-	if (address[0] == '@') {
-		struct sockaddr_un sun;
-		size_t size = strlen(address + 1);
-		memset(&sun, 0, sizeof sun);
-		sun.sun_family = AF_UNIX;
-		memcpy(sun.sun_path + 1, address + 1, size);
-		fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-		CHECK(fd >= 0);
-		if (connect(fd, (struct sockaddr *)&sun,
-			    (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + size)) != 0) {
-			close(fd);
-			return -1;
-		}
-	} else {
-		struct sockaddr_in in;
-		const char *colon = strchr(address, ':');
-		CHECK(colon != NULL);
-		memset(&in, 0, sizeof in);
-		in.sin_family = AF_INET;
-		in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-		in.sin_port = htons((uint16_t)atoi(colon + 1));
-		fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-		CHECK(fd >= 0);
-		if (connect(fd, (struct sockaddr *)&in, sizeof in) != 0) {
-			close(fd);
-			return -1;
-		}
-	}
-	return fd;
-}
-
-static void put_word(unsigned char *at, uint64_t word)
-{
-	for (int i = 0; i < 8; i++) {
-		at[i] = (unsigned char)(word >> (8 * i));
-	}
-}
-
-static uint64_t get_word(const unsigned char *at)
-{
-	uint64_t word = 0;
-	for (int i = 7; i >= 0; i--) {
-		word = word << 8 | at[i];
-	}
-	return word;
-}
-
-static void read_exactly(int fd, unsigned char *into, size_t size)
-{
-	while (size > 0) {
-		ssize_t n = read(fd, into, size);
-		CHECK(n > 0);
-		into += n;
-		size -= (size_t)n;
-	}
-}
-
-/* Sends a request of one word and returns the first word of the answer, whose type is checked. */
-static uint64_t ask(const char *address, unsigned type, uint64_t word, unsigned want)
-{
-	unsigned char out[24] = {0}, in[8], body[4096];
-	int fd = connect_to(address);
-	uint64_t header, size;
-	CHECK(fd >= 0);
-	put_word(out, 1);
-	put_word(out + 8, 1 | (uint64_t)type << 32);
-	put_word(out + 16, word);
-	CHECK(write(fd, out, sizeof out) == (ssize_t)sizeof out);
-	read_exactly(fd, in, 8);
-	header = get_word(in);
-	CHECK((header >> 32 & 0xff) == want);
-	size = (header & 0xffffffff) * 8;
-	CHECK(size >= 8 && size <= sizeof body);
-	read_exactly(fd, body, size);
-	close(fd);
-	return get_word(body);
 }
 
 enum { LEADER = 0, DESCRIBE = 18 };
@@ -507,22 +407,6 @@ static void stop_does_not_wait_for_a_dial_but_destroy_does(void)
 }
 
 /* Appends a text as the protocol has it: with its NUL, filled up to whole words. */
-static size_t put_text(unsigned char *at, const char *text)
-{
-	size_t size = strlen(text) + 1, padded = (size + 7) / 8 * 8;
-	memset(at, 0, padded);
-	memcpy(at, text, size);
-	return padded;
-}
-
-static void send_request(int fd, unsigned type, const unsigned char *body, size_t size)
-{
-	unsigned char header[8];
-	put_word(header, size / 8 | (uint64_t)type << 32);
-	CHECK(write(fd, header, 8) == 8);
-	CHECK(write(fd, body, size) == (ssize_t)size);
-}
-
 static void stop_interrupts_a_statement_without_end(void)
 {
 	enum { OPEN = 3, QUERY_SQL = 9, DB = 4 };

@@ -7,10 +7,10 @@ use std::process::Command;
 
 use compat_tests::servers::{find_in_path_or_skip, skip};
 
-use crate::{library, repository};
+use crate::{library, library_on_system_sqlite, repository};
 
 /// Runs a program and returns what it prints; it has to succeed.
-fn run(command: &mut Command) -> String {
+pub(crate) fn run(command: &mut Command) -> String {
     let output = command.output().expect("the program is there");
     assert!(
         output.status.success(),
@@ -57,6 +57,24 @@ fn the_static_library_hides_its_sqlite() {
 }
 
 #[test]
+fn on_the_systems_sqlite_the_library_has_the_same_interface_and_no_sqlite() {
+    let (Some(nm), Some(readelf)) = (find_in_path_or_skip("nm"), find_in_path_or_skip("readelf"))
+    else {
+        return;
+    };
+    let lib = library_on_system_sqlite().join("lib");
+    for (option, file) in [("-D", "libdqlite.so.0"), ("-g", "libdqlite.a")] {
+        let file = lib.join(file);
+        let exported = symbols(Command::new(&nm).args([option, "--defined-only"]).arg(file));
+        assert_eq!(exported, interface());
+    }
+    let text = run(Command::new(readelf)
+        .arg("-d")
+        .arg(lib.join("libdqlite.so.0")));
+    assert!(text.contains("[libsqlite3.so.0]"), "{text}");
+}
+
+#[test]
 fn the_library_is_known_by_the_name_that_programs_ask_for() {
     let Some(readelf) = find_in_path_or_skip("readelf") else {
         return;
@@ -69,7 +87,7 @@ fn the_library_is_known_by_the_name_that_programs_ask_for() {
 }
 
 /// The C compiler, if it can compile what includes `sqlite3.h`, as our header does.
-fn compiler(name: &str, scratch: &Path) -> Option<PathBuf> {
+pub(crate) fn compiler(name: &str, scratch: &Path) -> Option<PathBuf> {
     let compiler = find_in_path_or_skip(name)?;
     let probe = scratch.join("probe.c");
     fs::write(&probe, "#include <sqlite3.h>\n").expect("written");

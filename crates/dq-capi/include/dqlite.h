@@ -134,7 +134,8 @@ enum {
 /*
  * A snapshot is taken snapshot_threshold entries of the log after the last one, and
  * snapshot_trailing entries are kept behind it: at least 4, and at least the threshold. Before the
- * start. Both strategies keep that many here.
+ * start. A dynamic strategy keeps as many of them as fit in the size of the snapshot, but at least
+ * the threshold.
  */
 DQLITE_API int dqlite_node_set_snapshot_params_v2(dqlite_node *n,
 						  unsigned snapshot_threshold,
@@ -286,6 +287,37 @@ struct dqlite_buffer
 	void *base;
 	size_t len;
 };
+
+/* ---------------------------------------------------------------------------------------------- */
+/* What the original does not have                                                                */
+
+/* The library has these. */
+#define DQX_VERSION 1
+
+/* The weight that the node reports until a client sets another; lighter nodes are preferred for
+ * roles. Before the start. */
+DQLITE_API int dqx_node_set_weight(dqlite_node *n, unsigned long long weight);
+
+/*
+ * An SQLite extension for all connections of the node, functions and virtual tables for instance: the
+ * entry point of a loadable extension, which calls SQLite through the table that it gets (as code that
+ * includes sqlite3ext.h does). NULL for none. Called from any thread, several times at once, until the
+ * node is destroyed. Every node of a cluster needs it, as each may lead. Before the start.
+ */
+struct sqlite3_api_routines;
+DQLITE_API int dqx_node_set_extension_init(dqlite_node *n,
+					   int (*init)(sqlite3 *db,
+						       char **error,
+						       const struct sqlite3_api_routines *api));
+
+/*
+ * Sends what the library logs, from a level on, to a function; NULL for none. Levels are 1 for
+ * everything, 2 for what happens, 3 for warnings, 4 for errors. It is called from any thread, several
+ * times at once, and must not call this library. No call of the function before is under way when this
+ * returns. DQLITE_MISUSE if there is no such level.
+ */
+DQLITE_API int dqx_set_log_func(
+    void (*f)(void *arg, int level, const char *target, const char *message), void *arg, int level);
 
 #ifdef __cplusplus
 }

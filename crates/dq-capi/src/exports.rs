@@ -185,11 +185,15 @@ pub unsafe extern "C" fn dqlite_node_set_snapshot_params(
     trailing: c_uint,
 ) -> c_int {
     // SAFETY: a node.
-    unsafe { call(node, |object| object.set_snapshots(threshold, trailing)) }
+    unsafe {
+        call(node, |object| {
+            object.set_snapshots(threshold, trailing, false)
+        })
+    }
 }
 
-/// The same, with a strategy. A dynamic one may keep fewer entries than `trailing`, never more:
-/// keeping `trailing` of them is right for both.
+/// The same, with a strategy: a dynamic one keeps as many of the `trailing` entries as fit in the
+/// size of the snapshot, at least the threshold.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dqlite_node_set_snapshot_params_v2(
     node: *mut DqliteNode,
@@ -200,7 +204,7 @@ pub unsafe extern "C" fn dqlite_node_set_snapshot_params_v2(
     // SAFETY: a node.
     unsafe {
         call(node, |object| match strategy {
-            0 | 1 => object.set_snapshots(threshold, trailing),
+            0 | 1 => object.set_snapshots(threshold, trailing, strategy == 1),
             other => Err(misuse(format!("{other} is no trailing strategy"))),
         })
     }
@@ -370,7 +374,10 @@ pub unsafe extern "C" fn dqlite_node_errmsg(node: *mut DqliteNode) -> *const c_c
 ///
 /// # Safety
 /// NULL or a node that is not destroyed.
-unsafe fn call(node: *mut DqliteNode, method: impl FnOnce(&mut NodeObject) -> Result<()>) -> c_int {
+pub(crate) unsafe fn call(
+    node: *mut DqliteNode,
+    method: impl FnOnce(&mut NodeObject) -> Result<()>,
+) -> c_int {
     // SAFETY: the caller's promise.
     let Some(node) = (unsafe { node.as_ref() }) else {
         return MISUSE;

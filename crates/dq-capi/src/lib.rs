@@ -12,6 +12,7 @@
 //!            ├── dial       the program's connect function
 //!            ├── address    texts that an address to bind can be
 //!            └── handover   ── client ──▶ the cluster, over the wire
+//!          extensions   what the original does not have
 //!          server   dqlite_server: a node that remembers who it is and who the others are
 //! ```
 //!
@@ -24,7 +25,11 @@
 //! - No signal's disposition is changed, and none is relied on: sockets are written to without
 //!   raising SIGPIPE.
 //! - SQLite is inside and hidden: the program's own copy, whatever its version and threading mode,
-//!   is neither used nor disturbed. Extensions that a program registers with it are not seen here.
+//!   is neither used nor disturbed. Extensions that a program registers with it are not seen here;
+//!   `dqx_node_set_extension_init` is for those.
+//! - Built without the feature `bundled-sqlite`, SQLite is the system's, which the program shares, as
+//!   the original does: extensions that it registers are seen, its settings are left alone, and if it
+//!   has switched mutexes off, one statement runs at a time.
 //!
 //! What it leaves out: the raw VFS functions, which the original has removed.
 
@@ -39,6 +44,7 @@ mod client;
 mod code;
 mod dial;
 pub mod exports;
+pub mod extensions;
 mod handover;
 mod ident;
 mod members;

@@ -20,6 +20,7 @@ use dq_server::roles::RoleTargets;
 use dq_server::{
     BindAddr, BoundSocket, Dial, Node, NodeBuilder, PlainDialer, StartError, UnixPeers,
 };
+use dq_vfs::Extension;
 use dq_wire::Configuration;
 use dq_wire::disk::metadata::Metadata;
 
@@ -49,8 +50,11 @@ pub(crate) struct NodeObject {
     dialer: Option<Arc<Dialer>>,
     latency_ms: Option<u64>,
     failure_domain: u64,
+    weight: u64,
+    extension: Option<Extension>,
     /// Threshold and trailing entries.
     snapshots: (u64, u64),
+    dynamic_trailing: bool,
     compress: bool,
     auto_recovery: bool,
     busy_timeout: Duration,
@@ -88,7 +92,10 @@ impl NodeObject {
             dialer: None,
             latency_ms: None,
             failure_domain: 0,
+            weight: 0,
+            extension: None,
             snapshots: (1024, 8192),
+            dynamic_trailing: false,
             compress: true,
             auto_recovery: true,
             busy_timeout: Duration::ZERO,
@@ -104,6 +111,8 @@ impl NodeObject {
     /// Whether the directory is one that a node can use. Changes nothing, and works beside a node
     /// that runs on it.
     pub(crate) fn probe(&self) -> Result<()> {
+        dq_vfs::check_sqlite()
+            .map_err(|why| error(String::from_utf8_lossy(&why.message).into_owned()))?;
         let disk = DataDir::look(&self.dir).map_err(|why| match why {
             OpenError::PathTooLong => error(format!("raft_uv_init(): {why}")),
             why => error(format!("raft_init(): io: {why}")),
@@ -176,7 +185,25 @@ impl NodeObject {
         Ok(())
     }
 
-    pub(crate) fn set_snapshots(&mut self, threshold: u32, trailing: u32) -> Result<()> {
+    /// What DESCRIBE reports until a client sets another.
+    pub(crate) fn set_weight(&mut self, weight: u64) -> Result<()> {
+        self.must_not_run()?;
+        self.weight = weight;
+        Ok(())
+    }
+
+    pub(crate) fn set_extension(&mut self, extension: Option<Extension>) -> Result<()> {
+        self.must_not_run()?;
+        self.extension = extension;
+        Ok(())
+    }
+
+    pub(crate) fn set_snapshots(
+        &mut self,
+        threshold: u32,
+        trailing: u32,
+        dynamic: bool,
+    ) -> Result<()> {
         self.must_not_run()?;
         if trailing < TRAILING_MIN || trailing < threshold {
             return Err(misuse(
@@ -184,6 +211,7 @@ impl NodeObject {
             ));
         }
         self.snapshots = (threshold.into(), trailing.into());
+        self.dynamic_trailing = dynamic;
         Ok(())
     }
 
@@ -273,7 +301,9 @@ impl NodeObject {
         let mut builder = Node::builder(self.id, &self.address, &self.dir)
             .unix_peers(UnixPeers::SameProcess)
             .failure_domain(self.failure_domain)
+            .weight(self.weight)
             .snapshots(threshold, trailing)
+            .dynamic_trailing(self.dynamic_trailing)
             .snapshot_compression(self.compress)
             .auto_recovery(self.auto_recovery)
             .busy_timeout(self.busy_timeout);
@@ -282,6 +312,9 @@ impl NodeObject {
         }
         if let Some(count) = self.threads {
             builder = builder.sql_threads(count);
+        }
+        if let Some(extension) = self.extension {
+            builder = builder.extension(extension);
         }
         if self.manages_roles {
             builder = builder.roles(self.targets);
