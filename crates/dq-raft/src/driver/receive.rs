@@ -231,6 +231,13 @@ impl Driver {
             self.effects.push(Effect::Discard(meta));
             return;
         }
+        // Terms never fall along a log. A snapshot that ends in an older term than what is committed
+        // here, and behind it, is of no log that this one is a part of.
+        let committed = self.term_at(self.commit_index()).unwrap_or(0);
+        if meta.index > self.commit_index() && meta.term < committed {
+            self.effects.push(Effect::Discard(meta));
+            return;
+        }
         let mut message = translate::base(MessageType::MsgSnapshot, from, self.options.id, term);
         let target = TrackerTarget::new(&meta.configuration, self.options.id, None);
         let snapshot = message.mut_snapshot().mut_metadata();
