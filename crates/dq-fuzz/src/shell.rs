@@ -15,9 +15,9 @@ use dq_raft::{
 };
 use dq_server::config::Settings;
 use dq_server::exec::{self, Job};
-use dq_server::fsm::{self, Images};
+use dq_server::fsm::{self, Databases};
 use dq_server::node::{Input, Machine, Output, Start};
-use dq_vfs::{InterruptHandle, Version, Vfs};
+use dq_vfs::{InterruptHandle, Vfs};
 use dq_wire::header::Header;
 use dq_wire::response::Response;
 
@@ -128,7 +128,7 @@ impl Shell {
             settings,
             vfs: vfs.clone(),
             driver,
-            databases: Images::new(),
+            databases: fsm::Images::new(),
             snapshot: None,
         });
         let mut shell = Shell {
@@ -392,6 +392,8 @@ impl Shell {
             Output::Fatal(why) => self.fatal = Some(why),
             Output::SendPeer { .. }
             | Output::Discard(_)
+            | Output::CancelSnapshot(_)
+            | Output::Release(_)
             | Output::Poll(_)
             | Output::HandedOver(_) => {}
         }
@@ -423,7 +425,7 @@ impl Shell {
         self.again(Input::SnapshotReceived(conn, received));
     }
 
-    fn store(&self, arriving: Arriving) -> Result<(SnapshotMeta, Images), String> {
+    fn store(&self, arriving: Arriving) -> Result<(SnapshotMeta, Databases), String> {
         let Arriving { meta, size, data } = arriving;
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let disk = self.dir.disk().clone();
@@ -431,12 +433,9 @@ impl Shell {
             SnapshotWriter::create(disk, meta, size, Compression::Lz4).map_err(|e| text(&e))?;
         writer.write(&data).map_err(|e| text(&e))?;
         let images = fsm::read_snapshot(&mut &data[..]).map_err(|e| text(&e))?;
-        for (_, pages) in &images {
-            let version = Version::from_pages(1, pages.iter().cloned());
-            version.quick_check(&self.vfs).map_err(|e| text(&e))?;
-        }
+        let databases = fsm::check_images(images, &self.vfs)?;
         let meta = writer.finish().map_err(|e| text(&e))?;
-        Ok((meta, images))
+        Ok((meta, databases))
     }
 }
 
