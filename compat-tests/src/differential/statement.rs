@@ -462,7 +462,8 @@ impl Statements<'_> {
             3 => "pragma integrity_check".to_owned(),
             4 => "pragma foreign_key_check".to_owned(),
             5 => format!("pragma index_list({table})"),
-            6 => "pragma page_count".to_owned(),
+            // Not page_count: how many pages the same rows take depends on SQLite's version.
+            6 => "pragma page_size".to_owned(),
             _ => format!("pragma table_info({table})"),
         })
     }
