@@ -132,13 +132,11 @@ fn nodes_that_join_a_cluster_with_data_disturb_nobody() {
         "{mib} MiB: joined in {joined:?} (time, peak MiB); leader's peak {filled_peak} MiB when \
          filled, {leader_peak} MiB meanwhile; {writes} writes meanwhile, the slowest {slowest:?}"
     );
-    for server in &servers[1..] {
-        assert!(
-            server.log().contains("arrived"),
-            "it got a snapshot: {}",
-            server.log()
-        );
-    }
+    // Entries do as well, where the leader has not yet cut its log.
+    let snapshots = servers[1..]
+        .iter()
+        .filter(|server| server.log().contains("arrived"));
+    println!("{} of the members began with a snapshot", snapshots.count());
     assert!(writes > 0, "writers went on");
     assert_eq!(elections(&servers), 1, "{}", servers[0].log());
     // Besides the data there are SQLite's and the log's caches, and the snapshot's buffers.
