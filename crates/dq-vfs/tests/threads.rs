@@ -165,14 +165,20 @@ fn an_interrupt_from_another_thread_ends_the_statement_and_leaves_no_trace() {
     let mut db = node.open();
     node.must(&mut db, "PRAGMA cache_size = 5; CREATE TABLE t (x)");
     let handle = db.interrupt_handle();
-    for sql in [
-        "INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) \
-         SELECT i FROM n",
-        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT sum(i) FROM n",
-        "BEGIN; INSERT INTO t VALUES (1); \
-         INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) \
-         SELECT i FROM n",
+    let insert = "INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) \
+                  SELECT i FROM n";
+    let sum =
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT sum(i) FROM n";
+    for (before, sql) in [
+        ("", insert),
+        ("", sum),
+        ("BEGIN; INSERT INTO t VALUES (1)", insert),
     ] {
+        node.must(&mut db, before);
+        // What runs is interrupted, not its preparation, which rolls nothing back.
+        db.grant(node.grant());
+        let prepared = db.prepare(sql.as_bytes()).unwrap();
+        let mut stmt = prepared.stmt.unwrap();
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
             let (handle, over) = (handle.clone(), &over);
@@ -182,14 +188,14 @@ fn an_interrupt_from_another_thread_ends_the_statement_and_leaves_no_trace() {
                     thread::yield_now();
                 }
             });
-            let error = node.run(&mut db, sql).unwrap_err();
-            assert_eq!(error.code, 9, "{sql}");
+            let error = stmt.step().unwrap_err();
             over.store(true, Ordering::Relaxed);
+            assert_eq!(error.code, 9, "{sql}");
         });
-        // Interrupted before it had written, a transaction stays open.
-        if !db.autocommit() {
-            node.must(&mut db, "ROLLBACK");
-        }
+        drop(stmt);
+        node.publish(&mut db);
+        db.release();
+        assert!(db.autocommit(), "the transaction is rolled back: {sql}");
         assert_eq!(db.pinned(), None);
     }
     assert_eq!(node.log.len(), 1);
