@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use compat_tests::faults::{self, Bed};
 use compat_tests::servers::{Kind, Options, Server, find_in_path_or_skip};
-use dq_client::{Config, MemStore, Outcome, Pool, RetryPolicy, Role, TxMode};
+use dq_client::{Config, MemStore, Outcome, Pool, Role, TxMode};
 
 const DATABASE: &str = "app";
 
@@ -39,25 +39,19 @@ fn bed(voters: usize, others: usize) -> Bed {
     Bed::start(voters, others, &["--roles", "off"], 1)
 }
 
-fn config() -> Config {
-    Config::new()
-        .dial_timeout(Duration::from_millis(500))
-        .attempt_timeout(Duration::from_secs(2))
-        .request_timeout(Some(Duration::from_secs(2)))
-        .acquire_timeout(Duration::from_secs(2))
-        .backoff(Duration::from_millis(20), Duration::from_millis(200))
-        .retry(RetryPolicy::never())
+fn pool_of(addresses: &[String]) -> Pool {
+    faults::connect(&faults::impatient(), addresses, DATABASE)
 }
 
-fn pool_of(addresses: &[String]) -> Pool {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        // A pool begins with a connection, and nobody may lead at the moment.
-        match config().connect(MemStore::new(addresses), DATABASE) {
-            Ok(pool) => return pool,
-            Err(error) => assert!(Instant::now() < deadline, "nobody leads: {error}"),
-        }
-    }
+/// A cluster of voters with a table of ids.
+fn bed_with_table(voters: usize, others: usize) -> (Bed, Pool) {
+    let bed = bed(voters, others);
+    let pool = pool_of(&bed.addresses());
+    until_done(
+        &pool,
+        "CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY)",
+    );
+    (bed, pool)
 }
 
 /// Tries until it is done. Only for what may be done twice.
@@ -111,12 +105,7 @@ fn wait_for_members(bed: &Bed, want: &[u64]) {
 #[test]
 fn one_node_of_three_without_power_stops_neither_writes_nor_reads() {
     in_networks(|| {
-        let bed = bed(3, 0);
-        let pool = pool_of(&bed.addresses());
-        until_done(
-            &pool,
-            "CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY)",
-        );
+        let (bed, pool) = bed_with_table(3, 0);
         // A follower first: nobody has to notice.
         let follower = (leader(&bed) + 1) % 3;
         bed.cut_from_all(follower);
@@ -276,12 +265,7 @@ fn a_change_of_members_that_failed_is_taken_back_by_a_snapshot_under_an_open_tra
 #[test]
 fn nodes_are_added_and_removed_while_another_is_down() {
     in_networks(|| {
-        let mut bed = bed(3, 1);
-        let pool = pool_of(&bed.addresses());
-        until_done(
-            &pool,
-            "CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY)",
-        );
+        let (mut bed, pool) = bed_with_table(3, 1);
         let dead = (leader(&bed) + 1) % 3;
         bed.servers[dead].kill().expect("it can be killed");
         let fourth = bed.start_another();
@@ -310,12 +294,7 @@ fn nodes_are_added_and_removed_while_another_is_down() {
 #[test]
 fn a_member_that_was_removed_while_it_was_off_comes_back_and_disturbs_nobody() {
     in_networks(|| {
-        let mut bed = bed(3, 0);
-        let pool = pool_of(&bed.addresses());
-        until_done(
-            &pool,
-            "CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY)",
-        );
+        let (mut bed, pool) = bed_with_table(3, 0);
         let old = leader(&bed);
         bed.servers[old].kill().expect("it can be killed");
         until_done(&pool, "INSERT OR REPLACE INTO t VALUES (1)");
@@ -336,7 +315,8 @@ fn a_member_that_was_removed_while_it_was_off_comes_back_and_disturbs_nobody() {
         }
         assert_eq!(leader(&bed), now);
         // It leads nobody, and knows of nobody who does: no client gets anything from it.
-        let there = config().connect(MemStore::new([bed.servers[old].address()]), DATABASE);
+        let there =
+            faults::impatient().connect(MemStore::new([bed.servers[old].address()]), DATABASE);
         if let Ok(there) = there {
             let rows = there.query("SELECT count(*) FROM t", (), |row| row.get::<i64>(0));
             assert_eq!(rows.expect("it was led to the leader"), [count]);
@@ -350,12 +330,7 @@ fn a_member_that_was_removed_while_it_was_off_comes_back_and_disturbs_nobody() {
 #[test]
 fn a_cluster_that_shrinks_to_one_goes_on_alone() {
     in_networks(|| {
-        let mut bed = bed(3, 0);
-        let pool = pool_of(&bed.addresses());
-        until_done(
-            &pool,
-            "CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY)",
-        );
+        let (mut bed, pool) = bed_with_table(3, 0);
         let last = leader(&bed);
         for node in (0..3).filter(|&node| node != last) {
             let id = bed.servers[node].id();
@@ -376,12 +351,7 @@ fn a_cluster_that_shrinks_to_one_goes_on_alone() {
 #[test]
 fn two_of_three_that_come_back_after_all_went_down_find_a_leader() {
     in_networks(|| {
-        let mut bed = bed(3, 0);
-        let pool = pool_of(&bed.addresses());
-        until_done(
-            &pool,
-            "CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY)",
-        );
+        let (mut bed, pool) = bed_with_table(3, 0);
         for id in 1..=3 {
             let old = leader(&bed);
             for server in &mut bed.servers {
@@ -403,12 +373,7 @@ fn two_of_three_that_come_back_after_all_went_down_find_a_leader() {
 #[test]
 fn a_node_that_comes_back_with_an_older_term_helps_to_elect() {
     in_networks(|| {
-        let mut bed = bed(4, 0);
-        let pool = pool_of(&bed.addresses());
-        until_done(
-            &pool,
-            "CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY)",
-        );
+        let (mut bed, pool) = bed_with_table(4, 0);
         let first = leader(&bed);
         let follower = (first + 1) % 4;
         bed.servers[follower].kill().expect("it can be killed");
@@ -508,12 +473,7 @@ fn leadership_moves_under_writers_and_each_has_the_row_that_it_was_told() {
 #[test]
 fn a_node_that_was_cut_off_for_a_while_serves_as_before() {
     in_networks(|| {
-        let bed = bed(3, 0);
-        let pool = pool_of(&bed.addresses());
-        until_done(
-            &pool,
-            "CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY)",
-        );
+        let (bed, pool) = bed_with_table(3, 0);
         let node = (leader(&bed) + 1) % 3;
         bed.cut_from_nodes(node, false, true);
         bed.wire.set(0, node + 1, cut());
@@ -556,7 +516,7 @@ fn of_many_writers_at_once_each_gets_its_turn() {
         .expect("created");
     std::thread::scope(|scope| {
         for writer in 0..100 {
-            let pool = config()
+            let pool = faults::impatient()
                 .pool_size(1)
                 .request_timeout(Some(PATIENCE))
                 .connect(MemStore::new(&addresses), DATABASE)
@@ -652,7 +612,7 @@ fn a_value_of_twenty_megabytes_is_taken_and_one_too_large_is_told_so() {
         return;
     }
     let server = Server::start_single(Kind::Ours).expect("starts");
-    let pool = config()
+    let pool = faults::impatient()
         .request_timeout(Some(PATIENCE))
         .connect(MemStore::new([server.address()]), DATABASE)
         .expect("the settings are fine");

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use dq_client::{Cluster, Config, MemStore, Role};
+use dq_client::{Cluster, Config, MemStore, Pool, RetryPolicy, Role};
 
 use super::namespace::{self, Namespace};
 use super::wire::{Rule, Wire};
@@ -16,6 +16,31 @@ use crate::servers::{Kind, Options, Server, probe_leader};
 /// How long the cluster may take to be whole again when all is well.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 const PORT: u16 = 9000;
+
+/// Clients whose requests fail soon and are not tried again.
+pub fn impatient() -> Config {
+    Config::new()
+        .dial_timeout(Duration::from_millis(500))
+        .attempt_timeout(Duration::from_secs(2))
+        .request_timeout(Some(Duration::from_secs(2)))
+        .acquire_timeout(Duration::from_secs(2))
+        .backoff(Duration::from_millis(20), Duration::from_millis(200))
+        .retry(RetryPolicy::never())
+}
+
+/// Tries until somebody leads: a pool begins with a connection.
+///
+/// # Panics
+/// If nobody does for a minute.
+pub fn connect(config: &Config, addresses: &[String], database: &str) -> Pool {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match config.clone().connect(MemStore::new(addresses), database) {
+            Ok(pool) => return pool,
+            Err(error) => assert!(Instant::now() < deadline, "nobody leads: {error}"),
+        }
+    }
+}
 
 /// A cluster of ours. Nodes are counted from 0; the ids of the first ones are 1, 2, 3.
 #[derive(Debug)]

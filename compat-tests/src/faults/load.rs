@@ -17,9 +17,9 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use dq_client::{Config, Error, MemStore, Outcome, Pool, RetryPolicy};
+use dq_client::{Config, Error, Outcome, Pool, RetryPolicy};
 
-use super::bed::PATIENCE;
+use super::bed::{connect, impatient};
 use super::history::{Action, History, Operation, Told};
 use crate::differential::rng::Rng;
 
@@ -59,31 +59,13 @@ pub(crate) struct Seen {
     pub(crate) violations: Vec<String>,
 }
 
-/// A pool whose requests fail soon and are not tried again.
+/// A client of its own, which fails soon.
 pub(crate) fn pool(addresses: &[String]) -> Pool {
-    connect(&config(), addresses)
-}
-
-/// Tries until somebody leads: a pool begins with a connection.
-fn connect(config: &Config, addresses: &[String]) -> Pool {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match config.clone().connect(MemStore::new(addresses), DATABASE) {
-            Ok(pool) => return pool,
-            Err(error) => assert!(Instant::now() < deadline, "nobody leads: {error}"),
-        }
-    }
+    connect(&config(), addresses, DATABASE)
 }
 
 fn config() -> Config {
-    Config::new()
-        .pool_size(1)
-        .dial_timeout(Duration::from_millis(500))
-        .attempt_timeout(Duration::from_secs(2))
-        .request_timeout(Some(Duration::from_secs(2)))
-        .acquire_timeout(Duration::from_secs(2))
-        .backoff(Duration::from_millis(20), Duration::from_millis(200))
-        .retry(RetryPolicy::never())
+    impatient().pool_size(1)
 }
 
 /// Makes the tables.
@@ -121,7 +103,7 @@ impl Load {
             .request_timeout(Some(Duration::from_millis(300)))
             .attempt_timeout(Duration::from_millis(300))
             .refresh_interval(Duration::from_secs(3600 * 24));
-        connect(&quick, &self.addresses[node..=node])
+        connect(&quick, &self.addresses[node..=node], DATABASE)
     }
 
     /// One client of ours, until it is told to stop.

@@ -29,5 +29,5 @@ pub mod plan;
 mod run;
 pub mod wire;
 
-pub use bed::Bed;
+pub use bed::{Bed, connect, impatient};
 pub use run::{Report, Settings, build_checker, possible, run};
