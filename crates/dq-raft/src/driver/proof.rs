@@ -96,7 +96,9 @@ pub struct ReadTicket {
 pub enum Proof {
     /// Yes.
     Proven,
-    /// Not yet. [`Driver::confirm`] makes it come; ask again after any input.
+    /// Not yet, and no question is under way that could prove it: [`Driver::confirm`] asks.
+    Unasked,
+    /// Not yet: a question, or an entry, is under way. Ask again after any input.
     Waiting,
     /// Not yet, and there are too few nodes that echo: propose an entry, a barrier if there is
     /// nothing else, and ask again when it is applied.
@@ -116,6 +118,10 @@ pub(super) struct Lead {
     pub(super) released: bool,
     /// A request waits for an echo above this number.
     wanted: Option<u32>,
+    /// The number of the last question.
+    asked: u32,
+    /// Who echoes, but could not be asked it: nothing may be sent yet to whoever has not caught up.
+    missed: BTreeSet<u64>,
 }
 
 /// What a follower has promised.
@@ -185,14 +191,20 @@ impl Driver {
                 && self.majority(covers));
         if proven {
             Proof::Proven
-        } else if self.last_index() > ticket.last_index || self.majority(|id| self.echoing(id)) {
+        } else if self.majority(|id| self.echoing(id)) {
+            // An entry of its own may be under way too, but echoes need not wait for disks.
+            match self.proofs.lead.asked > ticket.seq {
+                true => Proof::Waiting,
+                false => Proof::Unasked,
+            }
+        } else if self.last_index() > ticket.last_index {
             Proof::Waiting
         } else {
             Proof::FreshEntry
         }
     }
 
-    /// Asks the peers for an echo, for requests that are [`Proof::Waiting`]; once per turn, after
+    /// Asks the peers for an echo, for requests that are [`Proof::Unasked`]; once per turn, after
     /// all that has arrived in it. Lost questions are repeated with the heartbeats.
     pub fn confirm(&mut self, now_ms: u64) {
         if self.failed || self.epoch.is_none() {
@@ -243,6 +255,8 @@ impl Driver {
         let lead = &mut self.proofs.lead;
         lead.wanted = Some(lead.seq);
         lead.seq += 1;
+        lead.asked = lead.seq;
+        lead.missed.clear();
         lead.stamps.push_back((lead.seq, self.clock.now()));
         for id in peers {
             let mut peer = self.peers.remove(&id).unwrap_or_default();
@@ -253,6 +267,8 @@ impl Driver {
             if let Some(mut append) = append {
                 append.stamp = self.stamp(id);
                 self.send_when_durable(id, Message::AppendEntries(append));
+            } else {
+                self.proofs.lead.missed.insert(id);
             }
         }
     }
@@ -295,7 +311,10 @@ impl Driver {
     pub(super) fn note_echo(&mut self, from: u64, result: &AppendEntriesResult) {
         let Some(echo) = result.echo else { return };
         let Proofs { lead, ours, .. } = &mut self.proofs;
-        ours.insert(from);
+        if ours.insert(from) || lead.missed.remove(&from) {
+            // It has not been asked, and may be the one who is missing.
+            lead.asked = 0;
+        }
         let Ok(found) = lead.stamps.binary_search_by_key(&echo.seq, |(seq, _)| *seq) else {
             return;
         };

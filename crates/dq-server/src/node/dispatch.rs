@@ -378,17 +378,22 @@ impl Machine {
         }
     }
 
-    /// At a turn's end: asks for the proofs that are still missing, once for all of them. With nodes
-    /// in the majority that do not answer such questions, a fresh entry takes their place.
+    /// At a turn's end: asks for the proofs that are still missing, once for all that have come
+    /// since the last question. With nodes in the majority that do not answer such questions, a fresh
+    /// entry takes their place.
     pub(super) fn seek_proofs(&mut self) {
         if self.proving.is_empty() || self.driver.transferring() {
             return;
         }
-        let mut missing = self.proving.iter().filter_map(|id| {
-            let ticket = self.conns.get(id)?.request.as_ref()?.ticket.as_ref()?;
-            Some(self.driver.proof(ticket))
-        });
-        let fresh = missing.any(|proof| proof == Proof::FreshEntry);
+        let (mut unasked, mut fresh) = (false, false);
+        for id in &self.proving {
+            let request = self.conns.get(id).and_then(|conn| conn.request.as_ref());
+            if let Some(ticket) = request.and_then(|request| request.ticket.as_ref()) {
+                let proof = self.driver.proof(ticket);
+                unasked |= proof == Proof::Unasked;
+                fresh |= proof == Proof::FreshEntry;
+            }
+        }
         if fresh {
             let barrier = Payload::from(Bytes::from_static(&BARRIER_PAYLOAD));
             let barrier = vec![(EntryKind::Barrier, barrier)];
@@ -396,7 +401,9 @@ impl Machine {
                 log::debug!("node {}: no barrier: {error}", self.settings.id);
             }
         }
-        self.driver.confirm(self.now);
+        if unasked {
+            self.driver.confirm(self.now);
+        }
     }
 
     /// Sends an answer whose conditions are met.

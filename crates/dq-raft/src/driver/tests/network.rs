@@ -731,7 +731,7 @@ impl Network {
                 counts.reads += 1;
                 false
             }
-            Proof::Waiting => true,
+            Proof::Waiting | Proof::Unasked => true,
             Proof::FreshEntry => {
                 fresh = true;
                 true

@@ -55,8 +55,9 @@ fn stamped(term: u64, prev: (u64, u64), seq: u32, release: bool) -> Message {
 fn a_read_waits_for_an_echo_that_was_asked_for_after_it() {
     let mut bench = leader(ReadOptions::default());
     let first = ticket(&bench);
-    assert_eq!(bench.driver.proof(&first), Proof::Waiting);
+    assert_eq!(bench.driver.proof(&first), Proof::Unasked);
     bench.driver.confirm(bench.now);
+    assert_eq!(bench.driver.proof(&first), Proof::Waiting);
     bench.take();
     let asked = stamps(&mut bench, 2);
     assert_eq!(
@@ -71,7 +72,7 @@ fn a_read_waits_for_an_echo_that_was_asked_for_after_it() {
     assert_eq!(bench.driver.proof(&first), Proof::Proven);
     assert_eq!(
         bench.driver.proof(&second),
-        Proof::Waiting,
+        Proof::Unasked,
         "asked before it arrived"
     );
     bench.driver.confirm(bench.now);
@@ -109,6 +110,24 @@ fn echoes_of_another_term_or_of_numbers_never_sent_prove_nothing() {
         Proof::Proven,
         "only the term matters"
     );
+}
+
+#[test]
+fn a_peer_whose_kind_is_learnt_later_is_asked_then() {
+    let mut bench = Bench::of_three_with(ReadOptions::default(), &[1, 1]);
+    bench.elect();
+    bench.echo(2, 4, 0, 0);
+    bench.durable();
+    let ticket = ticket(&bench);
+    bench.driver.confirm(bench.now);
+    assert_eq!(bench.driver.proof(&ticket), Proof::Waiting);
+    bench.echo(3, 4, 0, 0);
+    assert_eq!(bench.driver.proof(&ticket), Proof::Unasked);
+    bench.driver.confirm(bench.now);
+    bench.take();
+    let seq = stamps(&mut bench, 3).last().expect("a question").seq;
+    bench.echo(3, 4, seq, 0);
+    assert_eq!(bench.driver.proof(&ticket), Proof::Proven);
 }
 
 #[test]
@@ -194,9 +213,9 @@ fn a_lease_lasts_for_nine_tenths_of_the_promise_from_the_question() {
             .proof(&bench.driver.read_ticket(at).expect("leads"))
     };
     assert_eq!(now(&bench, asked + 134), Proof::Proven);
-    assert_eq!(now(&bench, asked + 135), Proof::Waiting);
+    assert_eq!(now(&bench, asked + 135), Proof::Unasked);
     bench.driver.transfer(bench.now, 2).expect("leads");
-    assert_eq!(now(&bench, asked + 1), Proof::Waiting, "released for good");
+    assert_eq!(now(&bench, asked + 1), Proof::Unasked, "released for good");
 }
 
 #[test]
@@ -218,7 +237,7 @@ fn the_majority_is_that_of_the_configuration_in_effect() {
     let proof = bench
         .driver
         .proof(&bench.driver.read_ticket(at).expect("leads"));
-    assert_eq!(proof, Proof::Waiting, "its promise went with it");
+    assert_eq!(proof, Proof::Unasked, "its promise went with it");
 }
 
 #[test]
