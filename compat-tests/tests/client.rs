@@ -309,6 +309,28 @@ fn prepared_statements_are_kept(kind: Kind) {
     }
 }
 
+/// SQLite says of PRAGMA optimize that it only reads, and then it writes. (The SQLite of C dqlite is
+/// often too old for this argument.)
+#[test]
+fn a_read_that_writes_comes_to_an_end() {
+    let Some(server) = server(Kind::Ours) else {
+        return;
+    };
+    let pool = pool(&server);
+    for sql in [
+        "CREATE TABLE t (a INTEGER PRIMARY KEY, b)",
+        "CREATE INDEX i ON t (b)",
+        "INSERT INTO t (b) VALUES (1), (2), (3)",
+        "PRAGMA optimize(0x10002)",
+    ] {
+        pool.execute(sql, ()).expect("executed");
+    }
+    let count = pool.query("SELECT stat FROM sqlite_stat1", (), |row| {
+        row.get::<String>(0)
+    });
+    assert_eq!(count.expect("read"), ["3 1"]);
+}
+
 fn the_pool_survives_a_restart(kind: Kind) {
     let Some(mut server) = server(kind) else {
         return;

@@ -67,6 +67,24 @@ struct Prepared {
     stmt: Stmt,
     /// Went over the budget once, or is of a kind that does: goes to a worker directly.
     slow: bool,
+    /// Wanted to write, whatever `sqlite3_stmt_readonly` says of it: PRAGMA optimize does.
+    wrote: bool,
+}
+
+impl Prepared {
+    fn new(stmt: Stmt) -> Prepared {
+        let slow = sql::is_heavy(stmt.sql());
+        Prepared {
+            stmt,
+            slow,
+            wrote: false,
+        }
+    }
+
+    /// Whether it may write.
+    fn writes(&self) -> bool {
+        self.wrote || !self.stmt.readonly()
+    }
 }
 
 impl Handle {
@@ -451,9 +469,8 @@ impl Run {
         if !want_tail && !is_blank(&mut handle.db, sql.rest(prepared.tail)) {
             return Outcome::failed(1, "nonempty statement tail");
         }
-        let slow = sql::is_heavy(stmt.sql());
         let params = stmt.param_count() as u64;
-        let id = handle.insert(Prepared { stmt, slow });
+        let id = handle.insert(Prepared::new(stmt));
         Outcome::Prepared {
             id,
             params,
@@ -478,11 +495,10 @@ impl Run {
                 let Some(mut stmt) = prepared.stmt else {
                     return executed(&handle.db);
                 };
-                let slow = sql::is_heavy(stmt.sql());
                 if bind(&mut stmt, &mut text.params).is_err() {
                     return Outcome::failed(1, "bind parameters");
                 }
-                text.current = Some(Prepared { stmt, slow });
+                text.current = Some(Prepared::new(stmt));
             }
             let Some(current) = &mut text.current else {
                 return executed(&handle.db);
@@ -550,8 +566,7 @@ impl Run {
             if bind_query(&mut stmt, &mut text.params).is_err() {
                 return Outcome::failed(10, "leader exec failed");
             }
-            let slow = sql::is_heavy(stmt.sql());
-            text.current = Some(Prepared { stmt, slow });
+            text.current = Some(Prepared::new(stmt));
         }
         let Some(current) = &mut text.current else {
             return Outcome::failed(0, "empty statement");
@@ -584,7 +599,7 @@ impl Run {
 
     /// Decides whether the statement may begin here and now, and grants it what it needs.
     fn admit(&mut self, db: &mut Db, prepared: &Prepared) -> Result<(), Outcome> {
-        let writes = !prepared.stmt.readonly();
+        let writes = prepared.writes();
         if writes && !self.slot {
             return Err(Outcome::NeedSlot);
         }
@@ -609,13 +624,14 @@ impl Run {
             Err(error) => {
                 let over_budget = db.over_budget();
                 let wanted_write = db.wanted_write();
-                let writes = !prepared.stmt.readonly();
                 prepared.stmt.reset();
                 if over_budget {
                     prepared.slow = true;
+                    let writes = prepared.writes();
                     Stepped::Stop(Outcome::Elsewhere { writes })
-                } else if wanted_write && !self.slot {
-                    // sqlite3_stmt_readonly is a hint: PRAGMA optimize, say, writes all the same.
+                } else if wanted_write && !prepared.wrote {
+                    // What is granted to it follows from this, slot or not, so it is begun afresh.
+                    prepared.wrote = true;
                     Stepped::Stop(Outcome::NeedSlot)
                 } else {
                     Stepped::Stop(Outcome::sqlite(error))
@@ -661,7 +677,7 @@ impl Run {
 
     /// Rows, as complete messages, until the statement ends or a job's worth is there.
     fn fetch(&mut self, db: &mut Db, prepared: &mut Prepared, rows: &mut Rows) -> Outcome {
-        let writes = !prepared.stmt.readonly();
+        let writes = prepared.writes();
         let mut messages = Vec::new();
         let mut stepped = if rows.streaming {
             // What has been sent cannot be taken back, so the rest runs to its end without budget.
