@@ -13,6 +13,7 @@
 
 pub mod conformance;
 pub mod differential;
+pub mod directory;
 pub mod faults;
 pub mod hostile;
 pub mod load;

@@ -3,11 +3,10 @@
 //! says beforehand which. The states in all their variants are `dq-raft`'s `tests/disk/damage.rs`; here
 //! the bytes are C's own and the node is a process.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
+use compat_tests::directory::{self, files};
 use compat_tests::servers::{Kind, Server};
 use dq_client::{Config, MemStore};
 
@@ -34,17 +33,6 @@ fn written_by_c() -> Option<Server> {
     Some(server)
 }
 
-fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    let entries = fs::read_dir(dir).expect("it is there");
-    entries
-        .map(|entry| {
-            let entry = entry.expect("it can be listed");
-            let name = entry.file_name().to_string_lossy().into_owned();
-            (name, fs::read(entry.path()).expect("it can be read"))
-        })
-        .collect()
-}
-
 /// The open segment that entries are in, as C names it.
 fn open_in_use(dir: &Path) -> String {
     let used = |(name, bytes): &(&String, &Vec<u8>)| {
@@ -65,30 +53,8 @@ fn open_in_use(dir: &Path) -> String {
     found[0].clone()
 }
 
-/// Whether `dq-server check` says that a start works, and what it says.
-fn check(server: &Server) -> (bool, String) {
-    let program = Kind::Ours.program().expect("it was there");
-    let dir = server.data_dir();
-    let before = files(&dir);
-    let output = Command::new(program)
-        .arg("check")
-        .arg(&dir)
-        .output()
-        .expect("it runs");
-    assert!(files(&dir) == before, "check changes nothing");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(
-        text.contains("starts: ") != text.contains("does not start: "),
-        "it says one or the other: {text}"
-    );
-    (
-        text.contains("starts: ") && !text.contains("does not start"),
-        text,
-    )
-}
-
 fn starts_with_all_rows(server: &mut Server) {
-    let (starts, text) = check(server);
+    let (starts, text) = directory::check(server);
     assert!(starts, "{text}");
     server.start_again().expect("it starts");
     server.wait_leader(server.address()).expect("it leads");
@@ -101,22 +67,6 @@ fn starts_with_all_rows(server: &mut Server) {
         })
         .expect("read");
     assert_eq!(rows, [ROWS]);
-}
-
-fn is_refused(server: &mut Server, file: &str) {
-    let (starts, text) = check(server);
-    assert!(!starts, "{text}");
-    assert!(text.contains(file), "it names {file}: {text}");
-    let mut before = files(&server.data_dir());
-    let refusal = server
-        .start_again()
-        .expect_err("it does not start")
-        .to_string();
-    assert!(refusal.contains(file), "the log names {file}: {refusal}");
-    let mut after = files(&server.data_dir());
-    before.remove("dqlite-lock");
-    after.remove("dqlite-lock");
-    assert!(before == after, "nothing was changed");
 }
 
 #[test]
@@ -157,7 +107,7 @@ fn a_spoilt_open_segment_before_a_sound_one_is_refused() {
     spoilt[8..64].fill(0x77);
     fs::write(dir.join(&name), spoilt).expect("it can be written");
     // C deletes the first and gives the second one's entries the indexes of the first's.
-    is_refused(&mut server, &name);
+    directory::is_refused(&mut server, &name);
 }
 
 #[test]
@@ -182,5 +132,5 @@ fn a_closed_segment_with_more_entries_than_its_name_says_is_refused() {
     let renamed = format!("{first:016}-{:016}", end - 1);
     fs::rename(dir.join(&last), dir.join(&renamed)).expect("it can be renamed");
     // C sets the file aside and starts without its entries.
-    is_refused(&mut server, &renamed);
+    directory::is_refused(&mut server, &renamed);
 }

@@ -5,13 +5,14 @@
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use dq_raft::log::check::{self, Report, StartReport};
+use dq_raft::log::check::{self, Report, StartReport, Starter};
 use dq_raft::{FsDisk, RecoverOptions};
-use dq_wire::disk::names::FileName;
+use dq_server::fsm;
+use dq_wire::disk::names::{FileName, LOCK_FILE};
 
 /// Status when something is damaged.
 const DAMAGED: u8 = 1;
@@ -26,6 +27,12 @@ pub(crate) struct Check {
     /// Print one JSON object instead of text.
     #[arg(long)]
     json: bool,
+    /// Say what a start as the node with this id would do.
+    #[arg(long, requires = "address")]
+    id: Option<u64>,
+    /// The address of that node.
+    #[arg(long, requires = "id")]
+    address: Option<String>,
 }
 
 impl Check {
@@ -35,13 +42,22 @@ impl Check {
             Ok(disk) => disk,
             Err(error) => return self.unreadable(&error),
         };
-        let report = match check::check(&disk, &RecoverOptions::default()) {
+        let starter = self.id.zip(self.address.clone());
+        let starter = starter.map(|(id, address)| Starter { id, address });
+        let mut report = match check::check_for(&disk, &RecoverOptions::default(), starter.as_ref())
+        {
             Ok(report) => report,
             Err(error) => return self.unreadable(&error),
         };
-        let text = match self.json {
-            true => format!("{}\n", Json(&report)),
-            false => report.to_string(),
+        report.examine_snapshots(|name| fsm::examine_snapshot(&disk, name));
+        let holder = holder(&self.dir);
+        let text = match (self.json, holder) {
+            (true, holder) => format!("{}\n", Json(&report, holder)),
+            (false, None) => report.to_string(),
+            (false, Some(process)) => format!(
+                "{LOCK_FILE}: locked by process {process}: a node uses the directory, what follows is \
+                 of no moment where it writes\n{report}"
+            ),
         };
         match io::stdout().write_all(text.as_bytes()) {
             Err(error) => self.unreadable(&error),
@@ -56,13 +72,45 @@ impl Check {
     }
 }
 
-/// A report as JSON. Indexes and terms are numbers, which may exceed what JavaScript keeps exact.
-struct Json<'a>(&'a Report);
+/// The process whose lock keeps others out of a directory, if the system tells.
+pub(crate) fn holder(dir: &Path) -> Option<u32> {
+    use nix::sys::stat::{major, minor, stat};
+
+    let lock = stat(&dir.join(LOCK_FILE)).ok()?;
+    let file = format!(
+        "{:02x}:{:02x}:{}",
+        major(lock.st_dev),
+        minor(lock.st_dev),
+        lock.st_ino
+    );
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    locks.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        match fields[..] {
+            [_, "FLOCK", _, _, process, of, ..] if of == file => process.parse().ok(),
+            _ => None,
+        }
+    })
+}
+
+/// A report as JSON, and who has the lock. Indexes and terms are numbers, which may exceed what
+/// JavaScript keeps exact.
+struct Json<'a>(&'a Report, Option<u32>);
 
 impl fmt::Display for Json<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let report = self.0;
-        write!(f, "{{\"sound\":{},\"metadata\":", report.is_sound())?;
+        write!(
+            f,
+            "{{\"sound\":{},\"in_use_by\":{},\"node\":{},\"members\":",
+            report.is_sound(),
+            Maybe(self.1),
+            Maybe(report.node)
+        )?;
+        list(f, &report.members, |f, (id, address)| {
+            write!(f, "{{\"id\":{id},\"address\":{}}}", Text(address))
+        })?;
+        f.write_str(",\"metadata\":")?;
         list(f, &report.metadata, |f, metadata| {
             let (content, problem) = parts(&metadata.content);
             write!(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dq_raft::disk::Disk;
-use dq_raft::{Compression, Payload, SnapshotError, SnapshotMeta, SnapshotWriter};
+use dq_raft::{Compression, Payload, SnapshotError, SnapshotMeta, SnapshotReader, SnapshotWriter};
 use dq_vfs::{PAGE_SIZE, Page, PageNo, Version, Vfs};
 use dq_wire::DecodeError;
 use dq_wire::command::Command;
@@ -13,6 +13,7 @@ use dq_wire::disk::fsm_snapshot::{
     DatabaseHead, NAME_SIZE_MAX, WalFrames, decode_database_head, decode_snapshot_head,
     encode_database_head, encode_snapshot_head,
 };
+use dq_wire::disk::names::SnapshotName;
 
 use crate::registry::FINGERPRINT_TAG;
 use dq_raft::mutants::{Mutant, is_broken};
@@ -148,17 +149,44 @@ pub fn read_snapshot(stream: &mut impl Read) -> io::Result<Images> {
     Ok(images)
 }
 
-fn read_database(stream: &mut impl Read) -> io::Result<(Bytes, Vec<Page>)> {
+/// Looks whether the data of a snapshot can be read, and keeps nothing of them.
+///
+/// # Errors
+/// What a start would say.
+pub fn examine_snapshot<D: Disk>(disk: &D, name: SnapshotName) -> Result<(), SnapshotError> {
+    let mut reader = SnapshotReader::open_named(disk, name)?;
+    examine(&mut reader).map_err(|error| reader.damage(&error))
+}
+
+fn examine(stream: &mut impl Read) -> io::Result<()> {
+    let mut head = [0; 16];
+    stream.read_exact(&mut head)?;
+    let (count, _) = decode_snapshot_head(&head).map_err(invalid)?;
+    for _ in 0..count {
+        let (_, main_size, wal_size) = read_head(stream)?;
+        let pages = main_size / PAGE_SIZE as u64 * PAGE_SIZE as u64;
+        if io::copy(&mut stream.take(pages), &mut io::sink())? != pages {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut wal = Vec::new();
+        if stream.take(wal_size).read_to_end(&mut wal)? as u64 != wal_size {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        WalFrames::decode(&wal).map_err(invalid)?;
+    }
+    io::copy(stream, &mut io::sink())?;
+    Ok(())
+}
+
+/// Name of a database, and the sizes of what follows.
+fn read_head(stream: &mut impl Read) -> io::Result<(Bytes, u64, u64)> {
     // The name has no length in front of it: read on until the head is whole.
     let mut head = Vec::new();
-    let (name, main_size, wal_size) = loop {
+    loop {
         match decode_database_head(&head) {
             Ok((found, _)) => {
-                break (
-                    Bytes::copy_from_slice(found.name),
-                    found.main_size,
-                    found.wal_size,
-                );
+                let name = Bytes::copy_from_slice(found.name);
+                return Ok((name, found.main_size, found.wal_size));
             }
             Err(DecodeError::Incomplete { .. }) if head.len() <= NAME_SIZE_MAX + 24 => {
                 let mut word = [0; 8];
@@ -167,7 +195,11 @@ fn read_database(stream: &mut impl Read) -> io::Result<(Bytes, Vec<Page>)> {
             }
             Err(error) => return Err(invalid(error)),
         }
-    };
+    }
+}
+
+fn read_database(stream: &mut impl Read) -> io::Result<(Bytes, Vec<Page>)> {
+    let (name, main_size, wal_size) = read_head(stream)?;
     let mut pages = Vec::new();
     let mut buffer = [0; PAGE_SIZE];
     for _ in 0..main_size / PAGE_SIZE as u64 {
@@ -204,7 +236,7 @@ fn overlay(pages: &mut Vec<Page>, wal: &[u8]) -> io::Result<()> {
 }
 
 fn invalid(error: impl std::fmt::Display) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("snapshot: {error}"))
+    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
 }
 
 #[cfg(test)]

@@ -90,9 +90,11 @@ pub enum StartError {
     Directory(dq_raft::OpenError),
     /// The log or its metadata are damaged; the error names the file. Nothing was changed.
     Recover(dq_raft::RecoverError),
-    /// The newest snapshot is damaged; the error names the file. Leftovers of older ones and of the log
-    /// may have been removed.
+    /// The newest snapshot is damaged; the error names the file. Nothing was changed.
     Snapshot(dq_raft::SnapshotError),
+    /// The directory is that of a node with another id, and no configuration has this one. Nothing was
+    /// changed.
+    Foreign(String),
     /// The address cannot be bound.
     Bind {
         /// The address, as given.
@@ -491,10 +493,22 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+impl StartError {
+    pub(crate) fn disk(error: dq_raft::DiskError) -> StartError {
+        StartError::Recover(dq_raft::RecoverError::Disk(error))
+    }
+}
+
+impl From<dq_raft::RecoverError> for StartError {
+    fn from(error: dq_raft::RecoverError) -> StartError {
+        StartError::Recover(error)
+    }
+}
+
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            StartError::Config(text) => write!(f, "{text}"),
+            StartError::Config(text) | StartError::Foreign(text) => write!(f, "{text}"),
             StartError::Directory(error) => write!(f, "{error}"),
             StartError::Recover(error) => write!(f, "{error}"),
             StartError::Snapshot(error) => write!(f, "{error}"),

@@ -4,9 +4,10 @@ use std::io::{self, IoSlice};
 use std::path::Path;
 
 use dq_raft::disk::Disk;
+use dq_raft::log::identity;
 use dq_raft::{
     DataDir, DiskError, FsDisk, LogWriter, Options, ReadMode, ReadOptions, RecoverOptions,
-    Recovered, SnapshotReader,
+    Recovered, SnapshotError, SnapshotMeta, SnapshotReader,
 };
 
 use crate::fsm::{self, Images};
@@ -86,13 +87,17 @@ impl Loaded {
 /// starts clusters.
 pub(crate) fn load(load: &Load<'_>) -> Result<Loaded, StartError> {
     let dir = DataDir::open(load.dir).map_err(StartError::Directory)?;
-    let options = RecoverOptions {
-        auto_recovery: load.auto_recovery,
+    let recorded = identity::read(dir.disk()).map_err(StartError::disk)?;
+    let mut options = RecoverOptions {
+        // What is perhaps somebody else's is not touched before that is clear.
+        auto_recovery: load.auto_recovery && recorded.is_none_or(|id| id == load.id),
         trailing_bytes_max: TRAILING_BYTES_MAX,
         now_nanos: clock::wall_nanos(),
         ..RecoverOptions::default()
     };
-    let (mut recovered, mut writer) = dir.recover(&options).map_err(StartError::Recover)?;
+    let look = |recovered: &Recovered| load.look(&dir, recorded, recovered);
+    let (mut recovered, mut writer, databases) = dir.recover_after(&options, look)?;
+    options.auto_recovery = load.auto_recovery;
     let starts_clusters = load.bootstrap && (load.id == 1 || load.id == BOOTSTRAP_ID);
     if recovered.term == 0 && starts_clusters {
         drop(writer);
@@ -100,18 +105,60 @@ pub(crate) fn load(load: &Load<'_>) -> Result<Loaded, StartError> {
             .map_err(StartError::Recover)?;
         (recovered, writer) = dir.recover(&options).map_err(StartError::Recover)?;
     }
-    let databases = match &recovered.snapshot {
-        None => Images::new(),
-        Some(meta) => {
-            let mut reader =
-                SnapshotReader::open(dir.disk(), meta).map_err(StartError::Snapshot)?;
-            fsm::read_snapshot(&mut reader).map_err(StartError::Io)?
-        }
-    };
+    if recorded != Some(load.id)
+        && let Err(error) = identity::write(dir.disk(), load.id)
+    {
+        // A node does not depend on it.
+        log::warn!("node {}: {error}", load.id);
+    }
+    load.compare_addresses(&recovered);
     Ok(Loaded {
         dir,
         recovered,
         writer,
         databases,
     })
+}
+
+impl Load<'_> {
+    /// Before anything is changed: whether this is our directory, and what is in its snapshot.
+    fn look(
+        &self,
+        dir: &DataDir,
+        recorded: Option<u64>,
+        recovered: &Recovered,
+    ) -> Result<Images, StartError> {
+        if let Some(why) = identity::objection(recorded, self.id, self.address, recovered) {
+            return Err(StartError::Foreign(why));
+        }
+        match &recovered.snapshot {
+            None => Ok(Images::new()),
+            Some(meta) => read_databases(dir, meta).map_err(StartError::Snapshot),
+        }
+    }
+
+    /// Other members dial what the configuration says, whatever this node listens on.
+    fn compare_addresses(&self, recovered: &Recovered) {
+        let Some(configuration) = identity::configuration(recovered) else {
+            return;
+        };
+        let id = self.id;
+        match configuration.servers.iter().find(|s| s.id == id) {
+            Some(server) if server.address != self.address => log::warn!(
+                "node {id}: the configuration has it at {}, not at {}: other members go on \
+                 dialling that",
+                server.address,
+                self.address
+            ),
+            Some(_) => {}
+            None => log::info!(
+                "node {id}: the configuration does not have it: it was removed, or is yet to be added"
+            ),
+        }
+    }
+}
+
+fn read_databases(dir: &DataDir, meta: &SnapshotMeta) -> Result<Images, SnapshotError> {
+    let mut reader = SnapshotReader::open(dir.disk(), meta)?;
+    fsm::read_snapshot(&mut reader).map_err(|error| reader.damage(&error))
 }

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dq_client::{Cluster, Config, MemStore, Role};
-use dq_server::{BindAddr, Node, ReadMode, RoleTargets};
+use dq_raft::{OpenError, RecoverError, SnapshotError};
+use dq_server::{BindAddr, Node, ReadMode, RoleTargets, StartError};
+use dq_wire::disk::names::LOCK_FILE;
 use nix::sys::signal::{SigSet, Signal};
 
 /// A dqlite node: SQLite, replicated with raft.
@@ -154,7 +156,7 @@ fn serve(run: &Run) -> Result<(), Box<dyn std::error::Error>> {
     if run.roles == Roles::On {
         builder = builder.roles(RoleTargets::default());
     }
-    let node = builder.start()?;
+    let node = builder.start().map_err(|error| explain(&error, run))?;
     writeln!(std::io::stdout(), "listening on {}", node.local_addr())?;
     std::io::stdout().flush()?;
     if !run.join.is_empty() {
@@ -178,6 +180,36 @@ fn serve(run: &Run) -> Result<(), Box<dyn std::error::Error>> {
             None if node.is_finished() => return Ok(node.stop()?),
             None => {}
         }
+    }
+}
+
+/// What is wrong, where, and what to do about it, in one line.
+fn explain(error: &StartError, run: &Run) -> String {
+    let dir = run.dir.display();
+    match error {
+        StartError::Directory(OpenError::Locked) => {
+            let who = check::holder(&run.dir).map_or("another node".to_owned(), |process| {
+                format!("process {process}")
+            });
+            format!(
+                "{error}: {dir}/{LOCK_FILE} is locked by {who}: stop that node, or give this one a \
+                 directory of its own"
+            )
+        }
+        StartError::Foreign(why) => format!("{dir}/{why}"),
+        StartError::Recover(RecoverError::Corrupt { .. })
+        | StartError::Snapshot(SnapshotError::Corrupt { .. }) => {
+            let changed = match run.auto_recovery {
+                true => "",
+                false => " nothing was changed;",
+            };
+            format!(
+                "{error} (in {dir});{changed} a member of a cluster is removed, its directory moved \
+                 aside, and a new node joins; a node that is alone needs a backup; `dq-server check` \
+                 says what else there is"
+            )
+        }
+        other => other.to_string(),
     }
 }
 

@@ -9,16 +9,21 @@ use dq_wire::disk::names::{FileName, SnapshotName};
 
 use crate::disk::{Disk, DiskError};
 use crate::log::format;
+use crate::log::identity;
 use crate::log::load::read_closed_segment;
 use crate::log::plan::{FileOp, Segment};
 use crate::log::recover::{RecoverError, RecoverOptions, Suspect, analyze, read_snapshot_meta};
-use crate::log::snapshot::SnapshotReader;
+use crate::log::snapshot::{SnapshotError, SnapshotReader};
 use crate::log::survey::Survey;
 use crate::types::LogEntry;
 
 /// What a data directory holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
+    /// Id of the node that has run here last, if it was one of ours.
+    pub node: Option<u64>,
+    /// The members that the log ends with: id and address.
+    pub members: Vec<(u64, String)>,
     /// `metadata1` and `metadata2`, those that exist.
     pub metadata: Vec<FileReport>,
     /// The snapshots that have both files, ascending.
@@ -99,25 +104,50 @@ pub enum StartReport {
     },
 }
 
+/// The node that a start would be one of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Starter {
+    /// Its id.
+    pub id: u64,
+    /// Its address.
+    pub address: String,
+}
+
 /// Looks at a directory. Takes no lock: with a running node in it, the report may be of no moment.
 ///
 /// # Errors
 /// The disk's; damage is part of the report.
 pub fn check<D: Disk>(disk: &D, options: &RecoverOptions) -> Result<Report, DiskError> {
+    check_for(disk, options, None)
+}
+
+/// As [`check`]; what a start would do is said for this node.
+///
+/// # Errors
+/// The disk's; damage is part of the report.
+pub fn check_for<D: Disk>(
+    disk: &D,
+    options: &RecoverOptions,
+    starter: Option<&Starter>,
+) -> Result<Report, DiskError> {
     let files = disk.list()?;
+    let node = identity::read(disk)?;
+    let (start, members) = start_report(disk, options, node, starter)?;
     let survey = Survey::of(&files);
     let size_of = |name: &str| {
         let file = files.iter().find(|file| file.name == name);
         file.map_or(0, |file| file.size)
     };
     let mut report = Report {
+        node,
+        members,
         metadata: Vec::new(),
         snapshots: Vec::new(),
         segments: Vec::new(),
         leftovers: [survey.temporaries.clone(), survey.halves.clone()].concat(),
         set_aside: survey.set_aside.clone(),
         others: survey.others.clone(),
-        start: start_report(disk, options)?,
+        start,
     };
     for (name, size) in format::METADATA_NAMES
         .into_iter()
@@ -133,6 +163,7 @@ pub fn check<D: Disk>(disk: &D, options: &RecoverOptions) -> Result<Report, Disk
     for name in &survey.snapshots {
         report.snapshots.push(check_snapshot(disk, *name)?);
     }
+    report.refuse_damaged_snapshot();
     for segment in &survey.closed {
         let name = segment.file_name();
         let size = size_of(&name);
@@ -147,6 +178,33 @@ pub fn check<D: Disk>(disk: &D, options: &RecoverOptions) -> Result<Report, Disk
 }
 
 impl Report {
+    /// Has `examine` look into the snapshots whose files are sound by themselves: what their bytes
+    /// mean is not the log's to know.
+    pub fn examine_snapshots(
+        &mut self,
+        mut examine: impl FnMut(SnapshotName) -> Result<(), SnapshotError>,
+    ) {
+        for snapshot in self.snapshots.iter_mut().filter(|s| s.data.is_ok()) {
+            if let Err(error) = examine(snapshot.name) {
+                snapshot.data = Err(error.to_string());
+            }
+        }
+        self.refuse_damaged_snapshot();
+    }
+
+    /// A start reads the newest snapshot, and no other one in its place.
+    fn refuse_damaged_snapshot(&mut self) {
+        if let (StartReport::Starts { .. }, Some(newest)) = (&self.start, self.snapshots.last())
+            && let Err(detail) = &newest.data
+        {
+            self.start = StartReport::Refuses {
+                file: FileName::Snapshot(newest.name).to_string(),
+                detail: detail.clone(),
+                can_recover_automatically: false,
+            };
+        }
+    }
+
     /// True if nothing is damaged and a node would start.
     pub fn is_sound(&self) -> bool {
         self.metadata
@@ -164,41 +222,53 @@ impl Report {
     }
 }
 
-fn start_report<D: Disk>(disk: &D, options: &RecoverOptions) -> Result<StartReport, DiskError> {
+fn start_report<D: Disk>(
+    disk: &D,
+    options: &RecoverOptions,
+    node: Option<u64>,
+    starter: Option<&Starter>,
+) -> Result<(StartReport, Vec<(u64, String)>), DiskError> {
+    let refuses = |file: String, detail: String, can_recover_automatically| {
+        let start = StartReport::Refuses {
+            file,
+            detail,
+            can_recover_automatically,
+        };
+        Ok((start, Vec::new()))
+    };
     match analyze(disk, options) {
         Ok(analysis) => {
-            let entries = &analysis.recovered.entries;
-            Ok(StartReport::Starts {
-                term: analysis.recovered.term,
-                vote: analysis.recovered.vote,
-                snapshot: analysis
-                    .recovered
-                    .snapshot
-                    .as_ref()
-                    .map(format::snapshot_name),
+            let recovered = &analysis.recovered;
+            let servers = identity::configuration(recovered).map_or(Vec::new(), |c| c.servers);
+            let members = servers.into_iter().map(|s| (s.id, s.address)).collect();
+            let objection = starter
+                .and_then(|s| identity::objection(node, s.id, &s.address, recovered))
+                .map(|detail| StartReport::Refuses {
+                    file: identity::IDENTITY_FILE.to_owned(),
+                    detail,
+                    can_recover_automatically: false,
+                });
+            let entries = &recovered.entries;
+            let starts = || StartReport::Starts {
+                term: recovered.term,
+                vote: recovered.vote,
+                snapshot: recovered.snapshot.as_ref().map(format::snapshot_name),
                 entries: entries
                     .first()
                     .zip(entries.last())
                     .map(|(first, last)| (first.index, last.index)),
-                repairs: analysis.repairs,
-                notes: analysis.notes,
-            })
+                repairs: analysis.repairs.clone(),
+                notes: analysis.notes.clone(),
+            };
+            Ok((objection.unwrap_or_else(starts), members))
         }
         Err(RecoverError::Corrupt {
             file,
             detail,
             suspect,
-        }) => Ok(StartReport::Refuses {
-            file,
-            detail,
-            can_recover_automatically: suspect != Suspect::None,
-        }),
+        }) => refuses(file, detail, suspect != Suspect::None),
         Err(RecoverError::Disk(error)) => Err(error),
-        Err(error @ RecoverError::NeverStarted) => Ok(StartReport::Refuses {
-            file: String::new(),
-            detail: error.to_string(),
-            can_recover_automatically: false,
-        }),
+        Err(error @ RecoverError::NeverStarted) => refuses(String::new(), error.to_string(), false),
     }
 }
 
@@ -295,6 +365,12 @@ impl SegmentReport {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(id) = self.node {
+            writeln!(f, "{}: the directory of node {id}", identity::IDENTITY_FILE)?;
+        }
+        for (id, address) in &self.members {
+            writeln!(f, "member: node {id} at {address}")?;
+        }
         for metadata in &self.metadata {
             match &metadata.content {
                 Ok(content) => writeln!(f, "{}: {content}", metadata.file)?,

@@ -16,7 +16,7 @@ use nix::unistd::{AccessFlags, access};
 use crate::disk::{Disk, DiskError};
 use crate::fs::FsDisk;
 use crate::log::execute::{encode_segment, put_file};
-use crate::log::recover::{RecoverError, RecoverOptions, analyze, recover};
+use crate::log::recover::{RecoverError, RecoverOptions, analyze, recover, recover_after};
 use crate::log::writer::LogWriter;
 use crate::types::{DiskOp, EntryKind, LogEntry, Persist, Recovered};
 
@@ -155,6 +155,19 @@ impl<D: Disk> DataDir<D> {
         options: &RecoverOptions,
     ) -> Result<(Recovered, LogWriter<D>), RecoverError> {
         recover(self.disk.clone(), options)
+    }
+
+    /// As [`DataDir::recover`], but asks `look` about what was found before it changes anything (other
+    /// than what automatic recovery sets aside): an error of it is the answer.
+    ///
+    /// # Errors
+    /// See [`RecoverError`], and those of `look`.
+    pub fn recover_after<T, E: From<RecoverError>>(
+        &self,
+        options: &RecoverOptions,
+        look: impl FnOnce(&Recovered) -> Result<T, E>,
+    ) -> Result<(Recovered, LogWriter<D>, T), E> {
+        recover_after(self.disk.clone(), options, look)
     }
 
     /// Forces a configuration: appends it to the log, in the current term and a closed segment of

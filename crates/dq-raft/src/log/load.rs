@@ -34,7 +34,7 @@ impl Log {
         let mut log = Log::default();
         let open = OpenSegments::read(disk, &survey.open)?;
         let closed = log.settle_pairs(disk, &survey.closed, &open)?;
-        log.keep_run(&closed, snapshot_index, &open)?;
+        log.keep_run(&closed, snapshot_index, &open, survey)?;
         log.read_closed(disk, snapshot_index, options.trailing_bytes_max)?;
         log.take_open(open, snapshot_index, options.now_nanos);
         Ok(log)
@@ -87,6 +87,7 @@ impl Log {
         closed: &[Segment],
         snapshot_index: u64,
         open: &OpenSegments,
+        survey: &Survey,
     ) -> Result<(), RecoverError> {
         let Some(newest) = closed.last() else {
             return Ok(());
@@ -101,13 +102,14 @@ impl Log {
             snapshot => first <= snapshot + 1,
         };
         if !begins_right || begin > 0 && closed[begin - 1].last >= first {
-            let expected = match begin {
-                0 => snapshot_index + 1,
-                _ => closed[begin - 1].last + 1,
+            let (expected, missing) = match begin {
+                0 => (snapshot_index + 1, survey.what_is_missing()),
+                _ => (closed[begin - 1].last + 1, String::new()),
             };
             let name = closed[begin].file_name();
             let detail = format!(
-                "unexpected closed segment {name}: first index should have been {expected}"
+                "unexpected closed segment {name}: first index should have been \
+                 {expected}{missing}"
             );
             return Err(corrupt(&name, detail));
         }

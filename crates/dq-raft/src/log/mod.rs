@@ -7,6 +7,7 @@
 //!  data_dir  takes the lock                   cache     the log in memory: raft-rs Storage
 //!     │                                       writer    Persist ──▶ files, one sync for many
 //!  recover   decides, repairs, syncs             │
+//!     ├─ identity whose directory it is
 //!     ├─ survey   what the names say           plan     which operations, in which order
 //!     └─ load     which segments count         execute  carries them out
 //!                                              reader   entries that are not in memory any more
@@ -21,6 +22,7 @@ pub mod check;
 pub mod data_dir;
 mod execute;
 mod format;
+pub mod identity;
 mod load;
 pub mod plan;
 pub mod reader;

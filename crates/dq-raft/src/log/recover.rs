@@ -146,16 +146,47 @@ pub fn recover<D: Disk>(
     disk: D,
     options: &RecoverOptions,
 ) -> Result<(Recovered, LogWriter<D>), RecoverError> {
-    let analysis = match analyze(&disk, options) {
+    let (recovered, writer, ()) = recover_after(disk, options, |_| Ok::<_, RecoverError>(()))?;
+    Ok((recovered, writer))
+}
+
+/// As [`recover`], but asks `look` about what was found before it changes anything (other than what
+/// automatic recovery sets aside): an error of it is the answer, and what it returns comes back.
+///
+/// # Errors
+/// See [`RecoverError`], and those of `look`.
+pub fn recover_after<D: Disk, T, E: From<RecoverError>>(
+    disk: D,
+    options: &RecoverOptions,
+    look: impl FnOnce(&Recovered) -> Result<T, E>,
+) -> Result<(Recovered, LogWriter<D>, T), E> {
+    let analysis = analyze_or_set_aside(&disk, options)?;
+    let looked = look(&analysis.recovered)?;
+    let (recovered, writer) = repair(disk, options, analysis)?;
+    Ok((recovered, writer, looked))
+}
+
+fn analyze_or_set_aside<D: Disk>(
+    disk: &D,
+    options: &RecoverOptions,
+) -> Result<Analysis, RecoverError> {
+    match analyze(disk, options) {
         Err(RecoverError::Corrupt {
             detail, suspect, ..
         }) if options.auto_recovery && suspect != Suspect::None => {
             ::log::error!("setting damaged segments aside: {detail}");
-            execute(&disk, &answer(&disk.list()?, suspect, options.now_nanos))?;
-            analyze(&disk, options)?
+            execute(disk, &answer(&disk.list()?, suspect, options.now_nanos))?;
+            analyze(disk, options)
         }
-        analysis => analysis?,
-    };
+        analysis => analysis,
+    }
+}
+
+fn repair<D: Disk>(
+    disk: D,
+    options: &RecoverOptions,
+    analysis: Analysis,
+) -> Result<(Recovered, LogWriter<D>), RecoverError> {
     // The page cache may hold what the disk lacks, if only the process died. From here on entries
     // count as persisted and the vote as cast, so a power cut must not undo them.
     for name in &analysis.read {
@@ -194,7 +225,8 @@ pub fn analyze<D: Disk>(disk: &D, options: &RecoverOptions) -> Result<Analysis, 
     analysis.read_metadata(disk, &survey)?;
     analysis.read_snapshot(disk)?;
     let log = Log::read(disk, &survey, &analysis, options)?;
-    analysis.take_log(log)?;
+    analysis.take_log(log, &survey)?;
+    analysis.check_halves(&survey)?;
     Ok(analysis)
 }
 
@@ -253,7 +285,7 @@ impl Analysis {
         Ok(())
     }
 
-    fn take_log(&mut self, log: Log) -> Result<(), RecoverError> {
+    fn take_log(&mut self, log: Log, survey: &Survey) -> Result<(), RecoverError> {
         let snapshot = self
             .recovered
             .snapshot
@@ -287,7 +319,7 @@ impl Analysis {
             return Err(older_metadata(&name.unwrap_or_default(), term, self));
         }
         if snapshot.0 == 0 {
-            return self.check_beginning();
+            return self.check_beginning(survey);
         }
         let at_snapshot = self
             .recovered
@@ -305,7 +337,7 @@ impl Analysis {
     }
 
     /// Without a snapshot the log holds all there ever was, a configuration first.
-    fn check_beginning(&self) -> Result<(), RecoverError> {
+    fn check_beginning(&self, survey: &Survey) -> Result<(), RecoverError> {
         match self.recovered.entries.first() {
             Some(first) if first.kind != EntryKind::Change => {
                 let file = self
@@ -314,11 +346,30 @@ impl Analysis {
                     .first()
                     .map(|segment| segment.file_name());
                 let file = file.unwrap_or_default();
-                let detail = format!("segment {file} does not begin with a configuration");
+                let detail = format!(
+                    "segment {file} does not begin with a configuration{}",
+                    survey.what_is_missing()
+                );
                 Err(corrupt(&file, detail))
             }
             _ => Ok(()),
         }
+    }
+
+    /// Data of a snapshot without the members: its other file comes first, so no crash explains that,
+    /// and if the log does not reach as far, it is all there is of what was acknowledged.
+    fn check_halves(&self, survey: &Survey) -> Result<(), RecoverError> {
+        let Some(half) = survey.data_halves.last() else {
+            return Ok(());
+        };
+        let newest = survey.snapshots.last();
+        if newest.is_some_and(|newest| newest > half) || self.last_entry().0 >= half.index {
+            return Ok(());
+        }
+        let meta = FileName::SnapshotMeta(*half).to_string();
+        let data = FileName::Snapshot(*half);
+        let detail = format!("{meta} is missing: the log does not reach the snapshot {data}");
+        Err(corrupt(&meta, detail))
     }
 
     fn is_bootstrap_only(&self) -> bool {

@@ -274,10 +274,11 @@ impl<D: Disk> SnapshotReader<D> {
         SnapshotReader::open_named(disk, format::snapshot_name(meta))
     }
 
-    pub(crate) fn open_named(
-        disk: &D,
-        name: SnapshotName,
-    ) -> Result<SnapshotReader<D>, SnapshotError> {
+    /// Opens the data of the snapshot with this name.
+    ///
+    /// # Errors
+    /// The disk's, or [`SnapshotError::Corrupt`].
+    pub fn open_named(disk: &D, name: SnapshotName) -> Result<SnapshotReader<D>, SnapshotError> {
         let name = FileName::Snapshot(name).to_string();
         let (source, size) = Source::open(disk, &name)?;
         let size = match size {
@@ -315,6 +316,22 @@ impl<D: Disk> SnapshotReader<D> {
     /// True once all data have been read and were right.
     pub fn is_verified(&self) -> bool {
         self.is_verified
+    }
+
+    /// What is wrong with the file, given what its reader met: names it in any case.
+    pub fn damage(&self, why: &io::Error) -> SnapshotError {
+        let text = why.to_string();
+        let detail = match text.contains(&self.name) {
+            true => text,
+            false if why.kind() == io::ErrorKind::UnexpectedEof => {
+                format!("snapshot {}: cut short", self.name)
+            }
+            false => format!("snapshot {}: {text}", self.name),
+        };
+        SnapshotError::Corrupt {
+            file: self.name.clone(),
+            detail,
+        }
     }
 
     fn corrupt(&self, why: impl fmt::Display) -> io::Error {

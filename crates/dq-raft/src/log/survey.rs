@@ -3,6 +3,7 @@
 use dq_wire::disk::names::{self, FileName, SnapshotName};
 
 use crate::disk::Listed;
+use crate::log::identity;
 use crate::log::plan::Segment;
 
 /// What the names in a directory say.
@@ -17,6 +18,8 @@ pub(crate) struct Survey {
     pub(crate) snapshots: Vec<SnapshotName>,
     /// Snapshot files without their other half.
     pub(crate) halves: Vec<String>,
+    /// Those of them that are data, ascending.
+    pub(crate) data_halves: Vec<SnapshotName>,
     pub(crate) temporaries: Vec<String>,
     pub(crate) set_aside: Vec<String>,
     pub(crate) others: Vec<String>,
@@ -39,7 +42,7 @@ impl Survey {
                 Some(FileName::SnapshotMeta(name)) if name.index < INDEX_END => metas.push(name),
                 _ if names::is_temporary(name) => survey.temporaries.push(name.clone()),
                 _ if name.starts_with("corrupt-") => survey.set_aside.push(name.clone()),
-                _ if name == names::LOCK_FILE => {}
+                _ if name == names::LOCK_FILE || name == identity::IDENTITY_FILE => {}
                 _ => survey.others.push(name.clone()),
             }
         }
@@ -47,6 +50,7 @@ impl Survey {
             if metas.contains(snapshot) {
                 survey.snapshots.push(*snapshot);
             } else {
+                survey.data_halves.push(*snapshot);
                 survey
                     .halves
                     .push(FileName::Snapshot(*snapshot).to_string());
@@ -61,10 +65,19 @@ impl Survey {
         survey.open.sort_unstable();
         survey.snapshots.sort_unstable();
         survey.halves.sort_unstable();
+        survey.data_halves.sort_unstable();
         survey.temporaries.sort_unstable();
         survey.set_aside.sort_unstable();
         survey.others.sort_unstable();
         survey
+    }
+
+    /// What to add to a complaint that the log begins too late.
+    pub(crate) fn what_is_missing(&self) -> String {
+        match self.halves.last() {
+            Some(half) => format!("; a snapshot has lost a file: {half} is alone"),
+            None => "; is a snapshot missing?".to_owned(),
+        }
     }
 }
 
