@@ -48,6 +48,8 @@ pub struct Summary {
     pub failures: usize,
     /// Programs that were given up as C's process died or closed a connection, and ours did not.
     pub c_deaths: usize,
+    /// Programs in which C stopped answering, and did answer when it had been started again.
+    pub c_stalls: usize,
     /// How often each known difference was seen.
     pub known: Vec<(&'static str, usize)>,
 }
@@ -61,6 +63,13 @@ impl fmt::Display for Summary {
         )?;
         if self.c_deaths > 0 {
             write!(f, "\n  {} programs given up as C died", self.c_deaths)?;
+        }
+        if self.c_stalls > 0 {
+            write!(
+                f,
+                "\n  {} programs that C answered the second time only",
+                self.c_stalls
+            )?;
         }
         for (name, count) in &self.known {
             write!(f, "\n  {count} times: {name}")?;
@@ -106,6 +115,18 @@ pub fn run(
                     summary.programs += 1;
                     continue;
                 }
+                // Shrinking needs a server that answers, and what does not come back says nothing.
+                let how = match how.c_stalled {
+                    false => how,
+                    true => match bench.play_afresh(ops)? {
+                        Err(again) => again,
+                        Ok(()) => {
+                            summary.c_stalls += 1;
+                            summary.programs += 1;
+                            continue;
+                        }
+                    },
+                };
                 let (ops, how) = shrink(ops.clone(), how, |fewer| {
                     let played = bench
                         .play_all(std::slice::from_ref(&fewer.to_vec()))
@@ -132,6 +153,8 @@ struct Finding {
     c: Result<Exchange, String>,
     /// C's process ended, or was gone before.
     c_died: bool,
+    /// C did not answer in time, and ours did.
+    c_stalled: bool,
     /// What happened instead of our last answer.
     our_error: Option<io::Error>,
 }
@@ -193,6 +216,7 @@ impl Bench<'_> {
                         ours: ours[..=at].to_vec(),
                         c: Ok(theirs.clone()),
                         c_died: false,
+                        c_stalled: false,
                         our_error: None,
                     }));
                 }
@@ -207,16 +231,29 @@ impl Bench<'_> {
         if c_error.is_some() || our_error.is_some() {
             let gone = |error: &io::Error| error.kind() != io::ErrorKind::TimedOut;
             let c_died = c_error.as_ref().is_some_and(gone) && our_error.is_none();
+            let c_stalled = c_error.is_some() && our_error.is_none() && !c_died;
             let c_error = c_error.map_or("went on".to_owned(), |error| error.to_string());
             let deaths = self.revive()?;
             return Ok(Err(Finding {
                 ours,
                 c_died,
+                c_stalled,
                 c: Err(c_error + &deaths),
                 our_error,
             }));
         }
         Ok(Ok(()))
+    }
+
+    /// Compares a program once more, on a C server that was killed and started again.
+    fn play_afresh(&mut self, ops: &[Op]) -> Result<Result<(), Finding>, String> {
+        self.c.kill().map_err(|error| error.to_string())?;
+        let started = self.c.start_again();
+        started
+            .and_then(|()| self.c.wait_leader(self.c.address()))
+            .map_err(|error| error.to_string())?;
+        let played = self.play_all(&[ops.to_vec()]).remove(0);
+        self.compare(played, None)
     }
 
     /// Starts again what has died, and tells of it.
