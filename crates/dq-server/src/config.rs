@@ -22,6 +22,9 @@ pub struct Settings {
     /// What the requests of all clients together may take in memory, and, apart from that, answers
     /// to them; bytes.
     pub client_memory_max: usize,
+    /// Bytes of pages that are kept for readers only, over all databases; above it the oldest reader
+    /// is ended.
+    pub old_pages_max: usize,
     /// Bytes that may have been executed and not yet applied, over all databases; above it no new
     /// write starts.
     pub speculative_bytes_max: usize,
@@ -50,6 +53,7 @@ impl Settings {
             snapshot_trailing_dynamic: false,
             request_bytes_max: dq_wire::header::BODY_SIZE_DEFAULT_MAX,
             client_memory_max: 256 << 20,
+            old_pages_max: 256 << 20,
             speculative_bytes_max: 64 << 20,
             transaction_bytes_max: 256 << 20,
             roles: None,

@@ -10,7 +10,7 @@
 
 use bytes::{Bytes, BytesMut};
 use dq_raft::{ChangeToken, ReadTicket};
-use dq_vfs::InterruptHandle;
+use dq_vfs::{InterruptHandle, Version};
 use dq_wire::header::{Header, PROTOCOL_LEGACY, PROTOCOL_V1};
 
 use crate::exec::{Handle, Work};
@@ -57,6 +57,8 @@ pub struct Conn {
     pub counted: Held,
     /// A request was answered on this connection.
     pub used: bool,
+    /// The database that is being dumped, as it was then, while the client has not read all of it.
+    pub dumped: Option<(Bytes, Version)>,
     /// The open database.
     pub session: Option<Session>,
     /// The request at work.
@@ -120,6 +122,9 @@ pub struct Session {
     /// Leadership was proven since the open transaction pinned its version: what it reads is fixed,
     /// so no further proof is needed before it ends.
     pub proven: bool,
+    /// Its transaction or statement was ended, as it kept too much that was replaced, and the client has
+    /// not been told.
+    pub outdated: bool,
 }
 
 /// A request at work.
@@ -208,6 +213,7 @@ impl Default for Conn {
             skip: 0,
             counted: Held::default(),
             used: false,
+            dumped: None,
             session: None,
             request: None,
         }

@@ -45,6 +45,12 @@ pub const CROWDED: Refusal = Refusal {
     message: "too many large requests at the same time",
 };
 
+/// What a read goes by is too old: too much has been replaced since. SQLITE_IOERR.
+pub const OUTDATED: Refusal = Refusal {
+    code: 10,
+    message: "the read has lasted too long: what it began with was replaced, and is kept no longer",
+};
+
 /// The node cannot tell what happened.
 pub const EXEC_FAILED: Refusal = Refusal {
     code: 10,

@@ -329,6 +329,14 @@ impl NodeBuilder {
         self
     }
 
+    /// Bytes of pages that are kept only because somebody still reads what a database was before, over
+    /// all databases, from 1 MiB: 256 MiB unless set. Above it the oldest reader is ended with code 10;
+    /// if it is in a transaction, that is rolled back, and the next request says so.
+    pub fn old_pages_memory(mut self, bytes: usize) -> NodeBuilder {
+        self.settings.old_pages_max = bytes;
+        self
+    }
+
     /// Whether a node of id 1 or [`BOOTSTRAP_ID`] starts a new cluster in an empty directory; it does
     /// unless set. Others wait to be added.
     pub fn bootstrap(mut self, on: bool) -> NodeBuilder {
@@ -476,6 +484,9 @@ impl NodeBuilder {
         }
         if self.settings.client_memory_max < 1 << 20 {
             return bad("clients' memory is at least 1 MiB");
+        }
+        if self.settings.old_pages_max < 1 << 20 {
+            return bad("memory for old pages is at least 1 MiB");
         }
         let Settings {
             snapshot_threshold,

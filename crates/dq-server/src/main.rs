@@ -71,6 +71,10 @@ struct Run {
     /// wait to be read, in MiB each.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     client_memory_mib: u32,
+    /// What may be kept of pages that were replaced, for those who still read what was before, in MiB;
+    /// above it the oldest reader is ended with code 10.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    old_pages_mib: u32,
     /// Set a damaged end of the log aside and start without it. It loses entries, perhaps
     /// acknowledged ones: for a member of a cluster whose others are sound.
     #[arg(long)]
@@ -143,6 +147,7 @@ fn serve(run: &Run) -> Result<(), Box<dyn std::error::Error>> {
         .snapshots(run.snapshot_threshold, run.snapshot_trailing)
         .log_memory(run.log_memory_kib.saturating_mul(1024))
         .client_memory((run.client_memory_mib as usize) << 20)
+        .old_pages_memory((run.old_pages_mib as usize) << 20)
         .auto_recovery(run.auto_recovery)
         .read_mode(run.reads.into())
         .null_in_typed_columns(run.null_in_typed_columns)

@@ -259,6 +259,10 @@ impl Connection {
         self.pin.as_ref().map(Version::number)
     }
 
+    pub(crate) fn pinned_version(&self) -> Option<&Version> {
+        self.pin.as_ref()
+    }
+
     // The WAL-index.
 
     pub(crate) fn map_region(

@@ -65,8 +65,8 @@ impl Tree {
         }
     }
 
-    /// Puts `page` at `position`; `hash` is its part of the sum.
-    pub(crate) fn set(&mut self, position: u32, page: Page, hash: u64) {
+    /// Puts `page` at `position`; `hash` is its part of the sum. True if another one was there.
+    pub(crate) fn set(&mut self, position: u32, page: Page, hash: u64) -> bool {
         while !fits(position, self.height) {
             self.height += 1;
             if let Some(root) = self.root.take() {
@@ -79,7 +79,32 @@ impl Tree {
                 }));
             }
         }
-        set_below(&mut self.root, self.height, position, page, hash);
+        set_below(&mut self.root, self.height, position, page, hash).1
+    }
+
+    /// How many pages of this tree the other one does not have, or has replaced. Takes time in
+    /// proportion to what differs, not to the size.
+    pub(crate) fn only_here(&self, other: &Tree) -> u64 {
+        let mut height = self.height;
+        let (mut here, mut there) = (self.root.as_ref(), other.root.as_ref());
+        let mut only = 0;
+        // The lower one is what the first child of the higher one's root may share.
+        while height > other.height {
+            let Some(Children::Inner(nodes)) = here.map(|node| &node.children) else {
+                return only;
+            };
+            let rest = nodes[1..].iter().flatten();
+            only += rest.map(|node| node.count()).sum::<u64>();
+            here = nodes[0].as_ref();
+            height -= 1;
+        }
+        for _ in height..other.height {
+            let Some(Children::Inner(nodes)) = there.map(|node| &node.children) else {
+                break;
+            };
+            there = nodes[0].as_ref();
+        }
+        only + only_below(here, there)
     }
 
     /// Removes every page at `end` and after it.
@@ -101,22 +126,51 @@ fn digit(position: u32, level: u32) -> usize {
     (position >> (BITS * level)) as usize & (WIDTH - 1)
 }
 
-/// Returns by how much the sum of the slot has grown, modulo 2^64.
+/// How many pages below the first node are not below the second, at the same place.
+fn only_below(here: Option<&Arc<Node>>, there: Option<&Arc<Node>>) -> u64 {
+    let Some(here) = here else { return 0 };
+    let Some(there) = there else {
+        return here.count();
+    };
+    if Arc::ptr_eq(here, there) {
+        return 0;
+    }
+    match (&here.children, &there.children) {
+        (Children::Leaf(here), Children::Leaf(there)) => {
+            let is_only = |(page, other): &(&Option<(Page, u64)>, &Option<(Page, u64)>)| match (
+                page, other,
+            ) {
+                (Some((page, _)), Some((other, _))) => !page.is_same(other),
+                (page, _) => page.is_some(),
+            };
+            here.iter().zip(there).filter(is_only).count() as u64
+        }
+        (Children::Inner(here), Children::Inner(there)) => {
+            let both = here.iter().zip(there);
+            both.map(|(here, there)| only_below(here.as_ref(), there.as_ref()))
+                .sum()
+        }
+        // Trees of the same height have leaves at the same level.
+        _ => here.count(),
+    }
+}
+
+/// Returns by how much the sum of the slot has grown, modulo 2^64, and whether a page was replaced.
 fn set_below(
     slot: &mut Option<Arc<Node>>,
     level: u32,
     position: u32,
     page: Page,
     hash: u64,
-) -> u64 {
+) -> (u64, bool) {
     let node = slot.get_or_insert_with(|| Arc::new(Node::empty(level)));
     let node = Arc::make_mut(node);
-    let grown = match &mut node.children {
+    let (grown, replaced) = match &mut node.children {
         Children::Leaf(pages) => {
             let place = &mut pages[digit(position, 0)];
             let old = place.as_ref().map_or(0, |(_, hash)| *hash);
-            *place = Some((page, hash));
-            hash.wrapping_sub(old)
+            let replaced = place.replace((page, hash)).is_some();
+            (hash.wrapping_sub(old), replaced)
         }
         Children::Inner(nodes) => set_below(
             &mut nodes[digit(position, level)],
@@ -127,7 +181,7 @@ fn set_below(
         ),
     };
     node.sum = node.sum.wrapping_add(grown);
-    grown
+    (grown, replaced)
 }
 
 /// Cuts everything from position `end` on; `start` is the first position below `slot`.
@@ -164,6 +218,14 @@ fn truncate_below(slot: &mut Option<Arc<Node>>, level: u32, start: u64, end: u64
 }
 
 impl Node {
+    /// Pages below it.
+    fn count(&self) -> u64 {
+        match &self.children {
+            Children::Leaf(pages) => pages.iter().flatten().count() as u64,
+            Children::Inner(nodes) => nodes.iter().flatten().map(|node| node.count()).sum(),
+        }
+    }
+
     fn empty(level: u32) -> Node {
         let children = if level == 0 {
             Children::Leaf([const { None }; WIDTH])

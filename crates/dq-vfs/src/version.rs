@@ -30,6 +30,8 @@ const SIZE_OFFSET: usize = 28;
 pub struct Version {
     number: u64,
     page_count: u32,
+    /// Pages that its predecessors had and their successors not, over all of its history.
+    replaced: u64,
     tree: Tree,
 }
 
@@ -66,6 +68,7 @@ impl Version {
         Version {
             number,
             page_count,
+            replaced: 0,
             tree,
         }
     }
@@ -74,17 +77,20 @@ impl Version {
     /// `page_count`. Pages numbered 0 or beyond the new size are left out.
     pub fn successor(&self, number: u64, pages: &[(PageNo, Page)], page_count: u32) -> Version {
         let mut tree = self.tree.clone();
+        let mut replaced = self.replaced;
         if page_count < self.page_count {
             tree.truncate(page_count);
+            replaced += u64::from(self.page_count - page_count);
         }
         for (page_no, page) in pages {
             if page_no.0 >= 1 && page_no.0 <= page_count {
-                put(&mut tree, *page_no, page);
+                replaced += u64::from(put(&mut tree, *page_no, page));
             }
         }
         Version {
             number,
             page_count,
+            replaced,
             tree,
         }
     }
@@ -148,6 +154,22 @@ impl Version {
         Some(self.tree.get(page_no.0 - 1).unwrap_or_else(|| zero_page()))
     }
 
+    /// How many pages the versions between `older` and this one have replaced or cut off: at least as
+    /// many as [`Version::pages_not_in`] says, and known at once.
+    pub fn replaced_since(&self, older: &Version) -> u64 {
+        match self.replaced.checked_sub(older.replaced) {
+            Some(replaced) => replaced,
+            // Not a successor of it at all.
+            None => u64::from(older.page_count),
+        }
+    }
+
+    /// How many pages of this version `newer` does not share: what is freed, if nobody else has it,
+    /// when this version goes. Takes time in proportion to that.
+    pub fn pages_not_in(&self, newer: &Version) -> u64 {
+        self.tree.only_here(&newer.tree)
+    }
+
     /// All pages in order, from page 1.
     pub fn pages(&self) -> impl Iterator<Item = &Page> {
         (1..=self.page_count).filter_map(|page_no| self.page(PageNo(page_no)))
@@ -191,20 +213,20 @@ impl fmt::Display for ApplyError {
 
 impl std::error::Error for ApplyError {}
 
-/// Puts a page into the table, with its hash.
-fn put(tree: &mut Tree, page_no: PageNo, page: &Page) {
+/// Puts a page into the table, with its hash. True if another one was there.
+fn put(tree: &mut Tree, page_no: PageNo, page: &Page) -> bool {
     let bytes = page.bytes();
     // The page at the pending byte counts as zeros whatever somebody wrote there: entries of
     // SQLite lack it, so versions must not differ by it.
     if page_no == PENDING_BYTE_PAGE {
-        return;
+        return false;
     }
     let hash = if *bytes == [0; PAGE_SIZE] {
         0
     } else {
         xxh3_64_with_seed(bytes, u64::from(page_no.0))
     };
-    tree.set(page_no.0 - 1, page.clone(), hash);
+    tree.set(page_no.0 - 1, page.clone(), hash)
 }
 
 fn size_field(page_one: &Page) -> u32 {

@@ -65,6 +65,8 @@ proptest! {
         let mut model: Vec<u8> = vec![9];
         let mut version = Version::from_pages(next_number(), [page(9)]);
         let mut old = Vec::new();
+        // A page that nobody wrote: where there is none in the table.
+        let nothing = version.successor(next_number(), &[], 2).page(PageNo(2)).unwrap().clone();
         for (size, writes) in steps {
             old.push((version.clone(), model.clone()));
             let pages: Vec<_> = writes.iter().map(|(n, fill)| (PageNo(*n), page(*fill))).collect();
@@ -76,6 +78,19 @@ proptest! {
                 }
             }
             check(&version, &model);
+        }
+        for pair in old.windows(2) {
+            let ((older, _), (newer, _)) = (&pair[0], &pair[1]);
+            for (here, there) in [(older, newer), (newer, older), (older, &version)] {
+                let only = (1..=here.page_count()).map(PageNo).filter(|no| {
+                    // Pages nobody wrote are no memory, here and there.
+                    let written = |v: &Version| v.page(*no).filter(|p| !p.is_same(&nothing)).cloned();
+                    written(here).is_some_and(|p| !written(there).is_some_and(|q| p.is_same(&q)))
+                });
+                prop_assert_eq!(here.pages_not_in(there), only.count() as u64);
+            }
+            prop_assert!(newer.replaced_since(older) >= older.pages_not_in(newer));
+            prop_assert!(version.replaced_since(older) >= older.pages_not_in(&version));
         }
         for (version, model) in old {
             check(&version, &model);

@@ -107,6 +107,7 @@ impl Machine {
             handle: Some(Box::new(Handle::new(db))),
             seen: 0,
             proven: false,
+            outdated: false,
         });
         self.answer(id, &Response::Db { id: 0 }, out);
         self.finish_request(id, out);
@@ -168,6 +169,10 @@ impl Machine {
             (false, false) => None,
         };
         request.phase = Phase::Running;
+        // On the event loop it is over before anything moves on.
+        if !inline && !self.readers.has(id) {
+            self.readers.hold(id, &session.database, read_pin.clone());
+        }
         let job = Job {
             session: session.serial,
             handle,
@@ -216,8 +221,6 @@ impl Machine {
         let (Some(session), Some(request)) = (&mut conn.session, &mut conn.request) else {
             return;
         };
-        // What it pins, if anything, is its transaction's business from here on.
-        handle.db().release();
         let in_transaction = !handle.autocommit();
         let writing = handle.txn_state() == TxnState::Write;
         let stale = handle.txn_state() == TxnState::Read
@@ -230,6 +233,16 @@ impl Machine {
         if let Task::Sql(slot) = &mut request.task {
             *slot = Some(work);
         }
+        let outdated = std::mem::take(&mut session.outdated) && captures.is_empty();
+        // What it pins, if anything, is its transaction's business from here on.
+        self.track(id);
+        if outdated {
+            self.free_slot(id, &name, false, out);
+            return self.end_outdated(id, out);
+        }
+        let Some(request) = self.conns.get_mut(&id).and_then(|c| c.request.as_mut()) else {
+            return;
+        };
         match outcome {
             Outcome::Yield => {
                 // A text of very many statements takes turns with everybody else.
@@ -434,6 +447,12 @@ impl Machine {
         };
         conn.unsent = 0;
         conn.owed = 0;
+        if conn.dumped.take().is_some() {
+            self.track(id);
+        }
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
         match &conn.request {
             Some(request) if matches!(request.phase, Phase::Drain) => {
                 self.execute(id, false, out);
@@ -446,18 +465,12 @@ impl Machine {
 
     /// Ends rows in mid-stream: what was sent stays sent, the statement is reset.
     pub(super) fn cut_rows(&mut self, id: ConnId, out: &mut VecDeque<Output>) {
+        self.cancel_request(id);
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };
-        let Some(request) = conn.request.take() else {
+        if conn.request.take().is_none() {
             return;
-        };
-        let handle = conn
-            .session
-            .as_mut()
-            .and_then(|session| session.handle.as_mut());
-        if let (Task::Sql(Some(work)), Some(handle)) = (request.task, handle) {
-            work.cancel(handle);
         }
         self.pump(id, out);
         self.recount(id);
@@ -587,27 +600,34 @@ impl Machine {
 
     /// Answers a request that did not run, or whose end is not known.
     pub(super) fn finish_refused(&mut self, id: ConnId, why: &Refusal, out: &mut VecDeque<Output>) {
-        if let Some(conn) = self.conns.get_mut(&id) {
-            let handle = conn
-                .session
-                .as_mut()
-                .and_then(|session| session.handle.as_mut());
-            if let (
-                Some(Request {
-                    task: Task::Sql(work),
-                    ..
-                }),
-                Some(handle),
-            ) = (&mut conn.request, handle)
-                && let Some(work) = work.take()
-            {
-                work.cancel(handle);
-            }
-            if !conn.gone {
-                self.refuse_with(id, why, out);
-            }
+        self.cancel_request(id);
+        if self.conns.get(&id).is_some_and(|conn| !conn.gone) {
+            self.refuse_with(id, why, out);
         }
         self.finish_request(id, out);
+    }
+
+    /// Ends the statement of the request at work, unless a job has it.
+    pub(super) fn cancel_request(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        let handle = conn
+            .session
+            .as_mut()
+            .and_then(|session| session.handle.as_mut());
+        if let (
+            Some(Request {
+                task: Task::Sql(work),
+                ..
+            }),
+            Some(handle),
+        ) = (&mut conn.request, handle)
+            && let Some(work) = work.take()
+        {
+            work.cancel(handle);
+            self.track(id);
+        }
     }
 
     /// The request is answered: on to the next.
@@ -625,6 +645,7 @@ impl Machine {
         let Some(database) = self.databases.get_mut(name) else {
             return;
         };
+        self.readers.let_go(id);
         database.opens = database.opens.saturating_sub(1);
         database.waiters.retain(|waiter| waiter.conn != id);
         database.awaiting.retain(|(_, conn)| *conn != id);

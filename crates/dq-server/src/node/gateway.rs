@@ -17,7 +17,7 @@ use super::{Machine, Output};
 use crate::conn::{
     Conn, ConnId, Frame, Phase, READ_AHEAD_BYTES, Request, Stage, Task, UNASKED_BYTES,
 };
-use crate::error::{NOT_LEADER, Refusal};
+use crate::error::{NOT_LEADER, OUTDATED, Refusal};
 use crate::exec::{Call, Text, Work};
 use crate::sql::SqlText;
 
@@ -165,8 +165,8 @@ impl Machine {
             let Some(request) = &conn.request else {
                 continue;
             };
-            if let (Phase::Running, true, Some(session)) =
-                (&request.phase, request.only_reads, &conn.session)
+            if let (Phase::Running, Some(session)) = (&request.phase, &conn.session)
+                && (request.only_reads || session.outdated)
             {
                 session.interrupt.interrupt();
             }
@@ -209,6 +209,7 @@ impl Machine {
             return;
         };
         self.uncount(conn.counted);
+        self.readers.let_go(id);
         if let Some(session) = conn.session {
             let name = session.database.clone();
             drop(session);
@@ -431,6 +432,9 @@ impl Machine {
         {
             return self.refuse(id, 12, "no statement with the given id", out);
         }
+        if std::mem::take(&mut session.outdated) {
+            return self.refuse_with(id, &OUTDATED, out);
+        }
         let mut request = Request::new(Task::Sql(Some(work)), size);
         request.ticket = self.driver.read_ticket(self.now);
         self.begin(id, request, out);
@@ -501,6 +505,12 @@ impl Machine {
         // The pages themselves are shared.
         let owed = pieces.len() * DUMPED_PAGE_BYTES;
         self.send_shared(id, pieces, owed, false, out);
+        if let Some(conn) = self.conns.get_mut(&id)
+            && conn.is_backed_up()
+        {
+            conn.dumped = Some((Bytes::copy_from_slice(name), version));
+            self.track(id);
+        }
     }
 
     /// Gives pieces to the socket, and asks to be told when they have left if they are many.

@@ -25,7 +25,7 @@
 //!
 //! Submodules: [`gateway`] understands requests, [`dispatch`] runs statements and queues writers,
 //! [`memory`] bounds what clients
-//! hold, [`replicate`] proposes, applies, takes snapshots and ends epochs.
+//! hold, [`readers`] what is kept for them, [`replicate`] proposes, applies, takes snapshots and ends epochs.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -46,6 +46,7 @@ mod dispatch;
 mod gateway;
 mod memory;
 mod peer;
+mod readers;
 mod replicate;
 mod roles;
 
@@ -169,6 +170,8 @@ pub struct Status {
     pub connections: usize,
     /// Bytes that clients' requests and answers take.
     pub client_memory: usize,
+    /// Bytes of pages that are kept for readers only, at most.
+    pub old_pages: u64,
 }
 
 /// One leadership of this node.
@@ -196,6 +199,8 @@ pub struct Machine {
     /// What all connections together hold.
     held: Held,
     databases: BTreeMap<Bytes, Database>,
+    /// Who holds on to versions that may be old.
+    readers: readers::Readers,
     epoch: Option<Epoch>,
     /// The current epoch's first entry is applied.
     open: bool,
@@ -274,6 +279,7 @@ impl Machine {
             conns: BTreeMap::new(),
             held: Held::default(),
             databases: BTreeMap::new(),
+            readers: readers::Readers::default(),
             epoch: None,
             open: false,
             sessions: 0,
@@ -386,6 +392,7 @@ impl Machine {
                 self.propose_batches(out);
                 self.seek_proofs();
                 self.drive(out);
+                self.bound_readers(out);
             }
         }
         let max = self.settings.client_memory_max;
@@ -441,6 +448,7 @@ impl Machine {
             applied_index: self.driver.applied_index(),
             connections: self.conns.len(),
             client_memory: self.held.requests + self.held.answers,
+            old_pages: self.readers.at_most() * dq_vfs::PAGE_SIZE as u64,
         }
     }
 

@@ -230,6 +230,7 @@ impl Machine {
             let session = conn.session.take_if(|_| !is_broken(Mutant::KeepSessions));
             if let Some(session) = session {
                 session.interrupt.end();
+                self.readers.let_go(id);
                 if let Some(database) = self.databases.get_mut(&session.database) {
                     database.opens = database.opens.saturating_sub(1);
                 }
@@ -280,6 +281,7 @@ impl Machine {
             }) => {
                 if let Some(database) = self.databases.get_mut(&name) {
                     database.in_flight = database.in_flight.saturating_sub(1);
+                    self.readers.moved(&database.committed, &version);
                     database.committed = version;
                 }
                 self.speculative_bytes = self.speculative_bytes.saturating_sub(bytes);
@@ -321,6 +323,7 @@ impl Machine {
             .expect("it was just found or made");
         let version = frames.apply_to(&database.committed, number)?;
         database.deleted = version.is_empty_database();
+        self.readers.moved(&database.committed, &version);
         database.committed = version;
         if !self.open {
             database.head = database.committed.clone();

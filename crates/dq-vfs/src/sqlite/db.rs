@@ -338,6 +338,13 @@ impl Db {
     pub fn pinned(&self) -> Option<u64> {
         self.handle.enter().shared().connection.borrow().pinned()
     }
+
+    /// That version: a clone keeps it alive as the connection does.
+    pub fn pinned_version(&self) -> Option<Version> {
+        let entered = self.handle.enter();
+        let connection = entered.shared().connection.borrow();
+        connection.pinned_version().cloned()
+    }
 }
 
 impl Drop for Db {
