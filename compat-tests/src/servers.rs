@@ -207,6 +207,11 @@ impl Server {
         Ok(())
     }
 
+    /// From the next start on, the network latency setting is this.
+    pub fn set_latency_ms(&mut self, latency_ms: Option<u32>) {
+        self.latency_ms = latency_ms;
+    }
+
     /// Starts the process again on the same directory and address, after a stop or a kill.
     ///
     /// # Errors

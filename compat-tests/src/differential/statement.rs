@@ -460,7 +460,8 @@ impl Statements<'_> {
             1 => "pragma application_id".to_owned(),
             2 => "pragma foreign_keys".to_owned(),
             3 => "pragma integrity_check".to_owned(),
-            4 => "pragma foreign_key_check".to_owned(),
+            // Versions of SQLite look at the tables in different orders.
+            4 => "select * from pragma_foreign_key_check order by 1, 2, 3, 4".to_owned(),
             5 => format!("pragma index_list({table})"),
             // Not page_count: how many pages the same rows take depends on SQLite's version.
             6 => "pragma page_size".to_owned(),

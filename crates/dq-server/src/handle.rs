@@ -413,7 +413,7 @@ impl NodeBuilder {
         };
         let reads = loaded
             .reads(self.read_mode, &options)
-            .map_err(StartError::Io)?;
+            .map_err(StartError::disk)?;
         let snapshot = loaded.recovered.snapshot.clone();
         let driver = Driver::new(options, loaded.recovered)
             .map_err(|error| StartError::Corrupt(error.to_string()))?

@@ -1,9 +1,7 @@
 //! Reads a data directory into what a node starts from.
 
-use std::io::{self, IoSlice};
 use std::path::Path;
 
-use dq_raft::disk::Disk;
 use dq_raft::log::identity;
 use dq_raft::{
     DataDir, DiskError, FsDisk, LogWriter, Options, ReadMode, ReadOptions, RecoverOptions,
@@ -13,6 +11,7 @@ use dq_raft::{
 use crate::fsm::{self, Images};
 use crate::handle::{BOOTSTRAP_ID, StartError};
 use crate::io::clock;
+use crate::promise;
 
 /// Bytes of the log kept in memory; older entries are on disk only.
 pub(crate) const LOG_BYTES_MAX: u64 = 16 << 20;
@@ -39,47 +38,20 @@ pub(crate) struct Loaded {
     pub(crate) databases: Images,
 }
 
-/// Holds the longest promise not to vote that this node may have given, in decimal milliseconds. C
-/// dqlite takes no notice of it.
-const PROMISE_FILE: &str = "dq-promise";
-
 impl Loaded {
-    /// What the driver has to know of promises. A longer one is made durable before it can be given:
-    /// after a crash the node must keep the promises that it no longer remembers.
-    pub(crate) fn reads(&self, mode: ReadMode, options: &Options) -> io::Result<ReadOptions> {
-        let disk = self.dir.disk();
-        let found = match disk.read(PROMISE_FILE, 32) {
-            Ok(bytes) => std::str::from_utf8(&bytes)
-                .ok()
-                .and_then(|text| text.trim().parse().ok())
-                // Whatever it said, no node of this kind has promised longer than this.
-                .unwrap_or(ReadOptions::promise_ms(options)),
-            Err(error) if error.is_not_found() => 0,
-            Err(error) => return Err(io::Error::other(error)),
-        };
-        let wanted = match mode {
-            ReadMode::Lease => ReadOptions::promise_ms(options),
-            ReadMode::Quorum | ReadMode::Leader => 0,
-        };
-        if wanted > found {
-            self.store_promise(wanted).map_err(io::Error::other)?;
-        }
+    /// What the driver has to know of promises.
+    pub(crate) fn reads(
+        &self,
+        mode: ReadMode,
+        options: &Options,
+    ) -> Result<ReadOptions, DiskError> {
+        // Whatever it said, no node of this kind has promised longer than this.
+        let found = promise::read(self.dir.disk(), ReadOptions::promise_ms(options))?;
         Ok(ReadOptions {
             mode,
             promise_found_ms: found,
-            promise_bound_ms: found.max(wanted),
+            promise_bound_ms: found,
         })
-    }
-
-    fn store_promise(&self, bound_ms: u64) -> Result<(), DiskError> {
-        let disk = self.dir.disk();
-        let temporary = format!("tmp-{PROMISE_FILE}");
-        let file = disk.create(&temporary)?;
-        let text = format!("{bound_ms}\n");
-        disk.write_at(&file, 0, &[IoSlice::new(text.as_bytes())])?;
-        disk.sync_data(&file)?;
-        disk.rename(&temporary, PROMISE_FILE)?;
-        disk.sync_directory()
     }
 }
 

@@ -65,13 +65,13 @@ pub struct ReadOptions {
     /// The bound on promises, ms, that was durable when this process started; 0 without one. For
     /// so long after its start the node neither votes nor stands for election.
     pub promise_found_ms: u64,
-    /// The bound that is durable now, ms: no promise is longer. See [`ReadOptions::promise_ms`].
+    /// The bound that is durable now, ms: no promise is longer. [`Driver::promise_bound_wanted`] asks for
+    /// another one.
     pub promise_bound_ms: u64,
 }
 
 impl ReadOptions {
-    /// The promise that a node with these timeouts gives, ms: what a shell in mode
-    /// [`ReadMode::Lease`] makes durable before it makes a driver.
+    /// The promise that a node with these timeouts gives in mode [`ReadMode::Lease`], ms.
     pub fn promise_ms(options: &Options) -> u64 {
         let two_ticks = 2 * (options.heartbeat_ms / 5).max(1);
         let election = options.election_timeout_ms.saturating_sub(two_ticks);
@@ -130,6 +130,10 @@ pub(super) struct Promise {
     pub(super) until: u64,
     pub(super) term: u64,
     sticky: bool,
+    /// Until when the process before may have promised.
+    held_until: u64,
+    /// A longer promise that was not given, as its length was not durable, ms.
+    wanted: u64,
     /// The echo that the next result to this leader carries.
     echo: Option<(u64, Echo)>,
 }
@@ -427,11 +431,14 @@ impl Driver {
             }
             return 0;
         }
-        let length = if options.mode == ReadMode::Lease {
-            ReadOptions::promise_ms(&self.options).min(options.promise_bound_ms)
-        } else {
-            0
+        let whole = match options.mode {
+            ReadMode::Lease => ReadOptions::promise_ms(&self.options),
+            ReadMode::Quorum | ReadMode::Leader => 0,
         };
+        if whole > options.promise_bound_ms {
+            promise.wanted = whole;
+        }
+        let length = whole.min(options.promise_bound_ms);
         let length = u32::try_from(length).unwrap_or(u32::MAX);
         if length > 0 {
             if promise.term != append.term {
@@ -471,7 +478,42 @@ impl Driver {
             return;
         }
         promise.until = self.clock.now() + options.promise_found_ms;
+        promise.held_until = promise.until;
         promise.sticky = true;
+    }
+
+    /// The bound on promises, ms, that the shell is to make durable, if it is not what is durable now: a
+    /// longer one before a longer promise can be given; a shorter one when what the process before
+    /// promised has run out; none for who leads alone, so that it waits for nothing at its next start.
+    ///
+    /// A shorter one is taken by [`Driver::set_promise_bound`] before it is written, a longer one after.
+    pub fn promise_bound_wanted(&self) -> Option<u64> {
+        let Proofs {
+            options, promise, ..
+        } = &self.proofs;
+        let bound = options.promise_bound_ms;
+        if self.epoch.is_some() && self.is_sole_voter() {
+            return (bound > 0).then_some(0);
+        }
+        if promise.wanted > bound {
+            return Some(promise.wanted);
+        }
+        let enough = match options.mode {
+            ReadMode::Lease => ReadOptions::promise_ms(&self.options),
+            ReadMode::Quorum | ReadMode::Leader => 0,
+        };
+        (bound > enough && self.clock.now() >= promise.held_until).then_some(enough)
+    }
+
+    /// The bound on promises that is durable now, ms.
+    pub fn promise_bound(&self) -> u64 {
+        self.proofs.options.promise_bound_ms
+    }
+
+    /// From now on no promise is longer.
+    pub fn set_promise_bound(&mut self, bound_ms: u64) {
+        self.proofs.options.promise_bound_ms = bound_ms;
+        self.proofs.promise.wanted = 0;
     }
 
     /// True while a promise forbids to vote and to stand.

@@ -18,6 +18,7 @@ use super::mailbox::{Mail, Mailbox};
 use super::peers::Peers;
 use crate::fsm::{self, Databases};
 use crate::peers;
+use crate::promise;
 
 /// Bytes of a snapshot sent at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -37,6 +38,8 @@ pub struct Background {
     thread: Option<JoinHandle<()>>,
     /// The thread that reads the log, from the first time on that a follower lags.
     reads: Option<(Sender<LogRange>, JoinHandle<()>)>,
+    /// The thread that stores a bound on promises, or did.
+    promise: Option<JoinHandle<()>>,
     /// Snapshots that are being sent, or have been, by peer; true stops it.
     sending: BTreeMap<u64, Arc<AtomicBool>>,
 }
@@ -77,6 +80,7 @@ impl Background {
             work: Some(work),
             thread: Some(thread),
             reads: None,
+            promise: None,
             sending: BTreeMap::new(),
         })
     }
@@ -124,6 +128,21 @@ impl Background {
         if let Some(work) = &self.work {
             // The thread lives as long as the sender.
             let _ = work.send((meta, databases));
+        }
+    }
+
+    /// Makes another bound on promises durable; nobody asks for a second one before the answer. Without
+    /// one there are no promises, and reads ask a majority.
+    pub fn store_promise(&mut self, bound_ms: u64) {
+        let (disk, mailbox) = (self.disk.clone(), self.mailbox.clone());
+        let store = move || match promise::store(&disk, bound_ms) {
+            Ok(()) => mailbox.send(Mail::PromiseStored(bound_ms)),
+            Err(error) => log::warn!("no other promise than before is given: {error}"),
+        };
+        let thread = std::thread::Builder::new().name("dq-promise".to_owned());
+        match thread.spawn(store) {
+            Ok(thread) => self.promise = Some(thread),
+            Err(error) => log::warn!("no thread to store a promise: {error}"),
         }
     }
 
@@ -191,6 +210,9 @@ impl Background {
         }
         if let Some((reads, thread)) = self.reads.take() {
             drop(reads);
+            let _ = thread.join();
+        }
+        if let Some(thread) = self.promise.take() {
             let _ = thread.join();
         }
         self.work = None;

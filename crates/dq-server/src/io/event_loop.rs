@@ -70,6 +70,8 @@ pub struct EventLoop {
     receiver: Receiver,
     /// Who waits for leadership to be handed over.
     handing_over: Vec<crossbeam_channel::Sender<bool>>,
+    /// A bound on promises is being stored, or cannot be.
+    storing_promise: bool,
     /// Keeps the directory locked.
     _dir: DataDir,
     scratch: Vec<u8>,
@@ -139,6 +141,7 @@ impl EventLoop {
             peers,
             receiver,
             handing_over: Vec::new(),
+            storing_promise: false,
             _dir: dir,
             scratch: vec![0; READ_BYTES],
             stopped: None,
@@ -230,6 +233,12 @@ impl EventLoop {
         for id in self.peers.flush(now) {
             self.give(Input::PeerLost(id));
         }
+        if !self.storing_promise
+            && let Some(bound_ms) = self.machine.promise_bound_to_store()
+        {
+            self.storing_promise = true;
+            self.background.store_promise(bound_ms);
+        }
     }
 
     /// Gives the machine one input and carries out all that comes of it.
@@ -261,6 +270,10 @@ impl EventLoop {
                 {
                     self.give(Input::PeerConnected(id));
                 }
+            }
+            Mail::PromiseStored(bound_ms) => {
+                self.storing_promise = false;
+                self.machine.promise_bound_stored(bound_ms);
             }
             Mail::SnapshotStored(conn, size) => self.give(Input::SnapshotStored(conn, size)),
             Mail::SnapshotReceived(conn, received) => {
@@ -529,6 +542,11 @@ impl EventLoop {
         self.machine.interrupt_all();
         // Another program on this directory would not know of the promise not to vote.
         let promised = self.machine.promised_until().saturating_sub(now_ms());
+        if promised > 0 && result.is_ok() {
+            log::info!(
+                "stopped; the directory stays locked for {promised} ms, for which not to vote was promised"
+            );
+        }
         std::thread::sleep(Duration::from_millis(promised.min(PROMISE_MS_MAX)));
         self.workers.stop();
         self.background.stop();

@@ -33,6 +33,8 @@ pub enum Mail {
     SnapshotProgress(u64),
     /// A snapshot was sent to this peer, or not.
     SnapshotSent(u64, bool),
+    /// This bound on promises is durable.
+    PromiseStored(u64),
     /// This much of a snapshot that arrives on a connection is stored.
     SnapshotStored(ConnId, usize),
     /// It is stored and read, or of no use.

@@ -437,6 +437,21 @@ impl Machine {
         self.driver.promised_until()
     }
 
+    /// A bound on promises to be made durable: see [`Driver::promise_bound_wanted`]. One that is lower
+    /// holds already.
+    pub fn promise_bound_to_store(&mut self) -> Option<u64> {
+        let bound_ms = self.driver.promise_bound_wanted()?;
+        if bound_ms < self.driver.promise_bound() {
+            self.driver.set_promise_bound(bound_ms);
+        }
+        Some(bound_ms)
+    }
+
+    /// It is durable.
+    pub fn promise_bound_stored(&mut self, bound_ms: u64) {
+        self.driver.set_promise_bound(bound_ms);
+    }
+
     /// What the node looks like now.
     pub fn status(&self) -> Status {
         Status {

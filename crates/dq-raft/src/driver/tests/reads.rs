@@ -446,3 +446,64 @@ fn standbys_do_not_count_for_a_proof() {
     bench.echo(5, 4, 1, 0);
     assert_eq!(bench.driver.proof(&ticket), Proof::Waiting);
 }
+
+#[test]
+fn no_promise_is_given_before_its_length_is_durable() {
+    let none = ReadOptions {
+        promise_bound_ms: 0,
+        ..lease(0)
+    };
+    let mut bench = Bench::of_three_with(none, &[1, 1]);
+    assert_eq!(bench.driver.promise_bound_wanted(), None, "nobody asks yet");
+    bench.receive(3, stamped(1, (3, 1), 9, false));
+    let echo = bench.results()[0].echo.expect("ours");
+    assert_eq!((echo.seq, echo.promise_ms), (9, 0));
+    assert!(bench.driver.promised_until() <= bench.now);
+    assert_eq!(bench.driver.promise_bound_wanted(), Some(150));
+    bench.driver.set_promise_bound(150);
+    assert_eq!(bench.driver.promise_bound_wanted(), None);
+    bench.receive(3, stamped(1, (3, 1), 10, false));
+    assert_eq!(bench.results()[0].echo.expect("ours").promise_ms, 150);
+}
+
+#[test]
+fn a_longer_bound_is_lowered_when_what_was_promised_under_it_has_run_out() {
+    let longer = |mode| ReadOptions {
+        mode,
+        promise_found_ms: 400,
+        promise_bound_ms: 400,
+    };
+    for (mode, enough) in [
+        (ReadMode::Lease, 150),
+        (ReadMode::Quorum, 0),
+        (ReadMode::Leader, 0),
+    ] {
+        let mut bench = Bench::of_three_with(longer(mode), &[1, 1]);
+        bench.pass(395);
+        assert_eq!(bench.driver.promise_bound_wanted(), None);
+        bench.pass(5);
+        assert_eq!(
+            bench.driver.promise_bound_wanted(),
+            Some(enough),
+            "{mode:?}"
+        );
+        bench.driver.set_promise_bound(enough);
+        assert_eq!(bench.driver.promise_bound_wanted(), None);
+    }
+}
+
+#[test]
+fn who_leads_alone_needs_no_bound() {
+    let driver = Driver::new(options(1), log(&voters(1), &[1])).expect("valid");
+    let mut bench = Bench::of(driver.with_reads(lease(400)));
+    bench.pass(390);
+    assert_eq!(
+        bench.driver.promise_bound_wanted(),
+        None,
+        "it may have promised"
+    );
+    bench.pass(20);
+    bench.durable();
+    assert_eq!(bench.driver.role(), RaftRole::Leader);
+    assert_eq!(bench.driver.promise_bound_wanted(), Some(0));
+}

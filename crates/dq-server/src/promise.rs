@@ -1,0 +1,62 @@
+//! The file with the longest promise not to vote that this node may have given, in decimal milliseconds.
+//!
+//! A longer one is durable before it can be given: after a crash the node must keep promises that it no
+//! longer remembers. C dqlite takes no notice of the file, and a node without it waits for nothing.
+
+use std::io::IoSlice;
+
+use dq_raft::DiskError;
+use dq_raft::disk::Disk;
+
+/// The file's name.
+pub(crate) const PROMISE_FILE: &str = "dq-promise";
+
+/// The bound in the file; 0 without one, and `unreadable` where it cannot be understood.
+pub(crate) fn read<D: Disk>(disk: &D, unreadable: u64) -> Result<u64, DiskError> {
+    match disk.read(PROMISE_FILE, 32) {
+        Ok(bytes) => Ok(std::str::from_utf8(&bytes)
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(unreadable)),
+        Err(error) if error.is_not_found() => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes another bound durable; for 0 the file goes.
+pub(crate) fn store<D: Disk>(disk: &D, bound_ms: u64) -> Result<(), DiskError> {
+    if bound_ms == 0 {
+        return match disk.remove(PROMISE_FILE) {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => disk.sync_directory(),
+        };
+    }
+    let temporary = format!("tmp-{PROMISE_FILE}");
+    let file = disk.create(&temporary)?;
+    let text = format!("{bound_ms}\n");
+    disk.write_at(&file, 0, &[IoSlice::new(text.as_bytes())])?;
+    disk.sync_data(&file)?;
+    disk.rename(&temporary, PROMISE_FILE)?;
+    disk.sync_directory()
+}
+
+#[cfg(test)]
+mod tests {
+    use dq_raft::sim_disk::SimDisk;
+
+    use super::*;
+
+    #[test]
+    fn the_bound_is_kept_replaced_and_removed() {
+        let disk = SimDisk::new();
+        assert_eq!(read(&disk, 7), Ok(0));
+        for bound in [1500, 60, 0, 0, 9] {
+            store(&disk, bound).expect("stored");
+            assert_eq!(read(&disk, 7), Ok(bound));
+        }
+        let names: Vec<String> = disk.files().into_keys().collect();
+        assert_eq!(names, [PROMISE_FILE]);
+        store(&disk, 0).expect("removed");
+        assert!(disk.files().is_empty());
+    }
+}
