@@ -76,6 +76,8 @@ pub(crate) struct Shared {
     pub(crate) answered: Vec<u64>,
     /// Clients that have come to their end.
     pub(crate) ended: usize,
+    /// See [`Plan::bursts`](crate::Plan::bursts).
+    pub(crate) bursts: (u64, u64),
     /// Requests and answers are printed.
     pub(crate) verbose: bool,
 }
@@ -215,10 +217,16 @@ impl Client {
         self.wait(until, |_| None::<()>).await;
     }
 
-    /// Waits a while around `mean`.
+    /// Waits a while around `mean`, and for the next burst if this one is over by then.
     pub(crate) async fn think(&self, mean: u64) {
         let micros = self.below(2 * mean) + 1;
         self.sleep(micros).await;
+        let (period, busy) = self.shared.borrow().bursts;
+        let past = self.port.borrow().now % period;
+        if past >= busy {
+            let micros = period - past + self.below(busy);
+            self.sleep(micros).await;
+        }
     }
 
     /// Waits until `look` finds something, or the time has come.

@@ -12,6 +12,9 @@ pub(crate) const MS: u64 = 1000;
 /// Microseconds per second.
 pub(crate) const SECOND: u64 = 1000 * MS;
 
+/// Kinds of clients.
+const WORKLOADS: u64 = 6;
+
 /// Everything about a run that its seed decides beforehand. Times in microseconds unless named.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -45,6 +48,8 @@ pub struct Plan {
     pub clients: usize,
     /// Mean pause between a client's operations.
     pub think: u64,
+    /// Clients are busy at the same times: for the second duration of every first.
+    pub bursts: (u64, u64),
     /// The membership changes all the time.
     pub churn: bool,
     /// Only the first node votes, the others stand by.
@@ -140,6 +145,16 @@ impl Plan {
             faults.push(Fault::Kill);
         }
         let snapshot_threshold = rng.pick(&[8, 30, 100, 1024]);
+        let clients = rng.pick(&[1, 2, 4]);
+        let think = rng.pick(&[MS, 5 * MS, 40 * MS]);
+        let disk_max = rng.pick(&[100, 2 * MS, 20 * MS]);
+        let chaos = rng.between(6, 20) * election_ms * MS;
+        // So many operations all in all: more would be more of the same, and the time is better
+        // spent on other seeds.
+        let operations = rng.pick(&[150, 500, 500, 2000]);
+        let one = think + 2 * delay_max + disk_max;
+        let period = election_ms * MS;
+        let busy = period * operations * one / (chaos * WORKLOADS * clients as u64);
         Plan {
             nodes,
             mode,
@@ -147,21 +162,22 @@ impl Plan {
             heartbeat_ms: election_ms / rng.pick(&[6, 10]),
             busy_timeout_ms: rng.pick(&[0, 0, 50, 1000]),
             delay: (rng.pick(&[20, 100]), delay_max),
-            disk: (30, rng.pick(&[100, 2 * MS, 20 * MS])),
+            disk: (30, disk_max),
             snapshot_threshold,
             snapshot_trailing: snapshot_threshold + rng.pick(&[0, 10, 500]),
             segment_size: rng.pick(&[32 << 10, 256 << 10, 1 << 20]),
             deferred: rng.pick(&[0, 50, 500]),
             deferred_for: rng.pick(&[MS, 20 * MS, 2 * election_ms * MS]),
             skew: rng.pick(&[0, 1000, 40_000]),
-            clients: rng.pick(&[1, 2, 4]),
-            think: rng.pick(&[MS, 5 * MS, 40 * MS]),
+            clients,
+            think,
+            bursts: (period, busy.clamp(4 * MS, period)),
             churn: rng.chance(300),
             standbys: rng.chance(80),
             answer_like_c: (2..=nodes).filter(|_| rng.chance(200)).collect(),
             retuned: election_ms >= 1000 && rng.chance(300),
             at_leader: rng.pick(&[0, 500, 800]),
-            chaos: rng.between(6, 20) * election_ms * MS,
+            chaos,
             fault_interval: rng.between(election_ms / 4, election_ms * 2) * MS,
             faults,
         }

@@ -30,6 +30,7 @@ fn busy(plan: &mut Plan) {
     plan.skew = 1000;
     plan.clients = 2;
     plan.think = 4 * MS;
+    plan.bursts = (MS, MS);
     plan.churn = false;
     plan.standbys = false;
     plan.answer_like_c = Vec::new();

@@ -196,6 +196,7 @@ impl World {
             verified: false,
             answered: Vec::new(),
             ended: 0,
+            bursts: plan.bursts,
             verbose,
         }));
         let mut world = World {
