@@ -165,7 +165,7 @@ impl Plan {
             disk: (30, disk_max),
             snapshot_threshold,
             snapshot_trailing: snapshot_threshold + rng.pick(&[0, 10, 500]),
-            segment_size: rng.pick(&[32 << 10, 256 << 10, 1 << 20]),
+            segment_size: rng.pick(&[32 << 10, 64 << 10, 256 << 10]),
             deferred: rng.pick(&[0, 50, 500]),
             deferred_for: rng.pick(&[MS, 20 * MS, 2 * election_ms * MS]),
             skew: rng.pick(&[0, 1000, 40_000]),
