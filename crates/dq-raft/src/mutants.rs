@@ -70,11 +70,31 @@ pub enum Mutant {
     KeepSessions,
     /// A database is as large as the highest page of an entry.
     SizeFromHighestPage,
+    /// The clock is read once a turn, not after each input.
+    ClockPerTurn,
+    /// The end of a lease is kept, although the configuration changes.
+    StoredLease,
+    /// A restarted node waits for as long as it would promise now.
+    WaitNewPromise,
+    /// A sole voter elects itself although it has promised not to.
+    SoleVoterAtOnce,
+    /// A promise does not hold against a request that claims to be the leader's wish.
+    ObeyDisrupt,
+    /// Promises count again after a transfer was given up.
+    ReleaseEnds,
+    /// An entry that was under way when a request arrived is its proof.
+    OldEntryProves,
+    /// What a server has said counts although it was removed since.
+    KeepStrangers,
+    /// A promise is given before its length is durable.
+    PromiseUnstored,
+    /// The bound on promises is lowered while longer ones may be running.
+    LowerBoundAtOnce,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 32] = [
+    pub const ALL: [Mutant; 42] = [
         Mutant::SendBeforeTerm,
         Mutant::SayBeforeDurable,
         Mutant::CampaignBeforeDurable,
@@ -107,6 +127,16 @@ impl Mutant {
         Mutant::KeepInFlight,
         Mutant::KeepSessions,
         Mutant::SizeFromHighestPage,
+        Mutant::ClockPerTurn,
+        Mutant::StoredLease,
+        Mutant::WaitNewPromise,
+        Mutant::SoleVoterAtOnce,
+        Mutant::ObeyDisrupt,
+        Mutant::ReleaseEnds,
+        Mutant::OldEntryProves,
+        Mutant::KeepStrangers,
+        Mutant::PromiseUnstored,
+        Mutant::LowerBoundAtOnce,
     ];
 }
 

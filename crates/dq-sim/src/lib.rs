@@ -27,6 +27,7 @@ mod history;
 mod net;
 mod node;
 mod plan;
+pub mod proofs;
 mod registers;
 mod rng;
 mod said;
@@ -34,6 +35,7 @@ mod trace;
 mod workload;
 mod world;
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -125,16 +127,17 @@ pub fn run_plan(seed: u64, plan: Plan, rng: Rng, verbose: bool) -> Report {
             moments,
         }
     }));
-    outcome.unwrap_or_else(|panic| {
-        let text = panic
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| panic.downcast_ref::<&str>().copied())
-            .unwrap_or("no text");
-        Report {
-            seed,
-            failures: vec![format!("panic: {text}")],
-            ..Report::default()
-        }
+    outcome.unwrap_or_else(|panic| Report {
+        seed,
+        failures: vec![format!("panic: {}", panic_text(&*panic))],
+        ..Report::default()
     })
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no text")
 }

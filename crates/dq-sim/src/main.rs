@@ -40,6 +40,9 @@ struct Arguments {
     /// Run every seed twice and compare the runs.
     #[arg(long)]
     twice: bool,
+    /// Proofs of leadership only: drivers without databases, thousands of short runs a second.
+    #[arg(long)]
+    proofs: bool,
 }
 
 /// What became of a range of seeds.
@@ -68,6 +71,9 @@ fn main() -> ExitCode {
         println!("seeds from {} on", arguments.first);
     }
     let began = Instant::now();
+    if arguments.proofs {
+        return prove(&arguments, began);
+    }
     let total = match arguments.jobs {
         0 | 1 => run_seeds(&arguments, began),
         _ => run_jobs(&arguments),
@@ -92,6 +98,50 @@ fn main() -> ExitCode {
         total.failed,
     );
     if total.failed == 0 && total.seeds > 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Runs seeds in which only proofs of leadership matter.
+fn prove(arguments: &Arguments, began: Instant) -> ExitCode {
+    use dq_sim::proofs::{Range, many, run};
+
+    if arguments.verbose {
+        let last = arguments.first.saturating_add(arguments.seeds);
+        for seed in arguments.first..last {
+            println!("seed {seed}: {:?}", run(seed, true).failures);
+        }
+    }
+    let total = many(Range {
+        first: arguments.first,
+        seeds: arguments.seeds,
+        seconds: arguments.seconds,
+        jobs: arguments.jobs,
+    });
+    for report in &total.failed {
+        println!("seed {} failed at commit {}:", report.seed, commit());
+        for why in &report.failures {
+            println!("  {why}");
+        }
+    }
+    let (counts, seconds) = (total.counts, began.elapsed().as_secs_f64());
+    println!(
+        "proofs: seeds {}, simulated {} s in {seconds:.0} s, {} elections, {} changes, {} faults, \
+         {} writes, {} reads ({} a second), {} of them asked of a deposed leader; failures {}",
+        total.seeds,
+        counts.micros / 1_000_000,
+        counts.elections,
+        counts.changes,
+        counts.faults,
+        counts.writes,
+        counts.reads,
+        (counts.reads as f64 / seconds) as u64,
+        counts.tempted,
+        total.failed.len(),
+    );
+    if total.failed.is_empty() && counts.reads > 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -231,13 +281,20 @@ fn break_rules(name: &str, arguments: &Arguments) -> ExitCode {
         }
         break_rule(Some(mutant));
         let seeds = arguments.first..arguments.first.saturating_add(arguments.seeds);
+        let run = |seed| {
+            if arguments.proofs {
+                dq_sim::proofs::run(seed, arguments.verbose).failures
+            } else {
+                dq_sim::run(seed, arguments.verbose).failures
+            }
+        };
         let found = seeds
-            .map(|seed| dq_sim::run(seed, arguments.verbose))
-            .find(|report| !report.failures.is_empty());
+            .map(|seed| (seed, run(seed)))
+            .find(|(_, failures)| !failures.is_empty());
         match found {
-            Some(report) => {
-                let after = report.seed - arguments.first + 1;
-                println!("{mutant:?}: found after {after}: {}", report.failures[0]);
+            Some((seed, failures)) => {
+                let after = seed - arguments.first + 1;
+                println!("{mutant:?}: found after {after}: {}", failures[0]);
             }
             None => {
                 missed += 1;

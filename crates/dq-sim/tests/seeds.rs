@@ -31,3 +31,31 @@ fn the_same_seed_gives_the_same_run() {
     assert_eq!(hashes[0], hashes[1]);
     assert_ne!(hashes[0], check(3).hash, "another seed gives another run");
 }
+
+#[test]
+fn no_read_is_stale_whatever_happens_to_leaders() {
+    let total = dq_sim::proofs::many(dq_sim::proofs::Range {
+        first: 1,
+        seeds: 2000,
+        seconds: None,
+        jobs: 1,
+    });
+    assert!(
+        total.failed.is_empty(),
+        "{:?}; run `cargo run --release -p dq-sim -- --proofs --first SEED --seeds 1 --verbose`",
+        total.failed
+    );
+    let counts = total.counts;
+    assert!(
+        counts.elections > 2000 && counts.reads > 50_000 && counts.tempted > 200,
+        "{counts:?} is no test"
+    );
+}
+
+#[test]
+fn the_same_seed_gives_the_same_proofs() {
+    let run = |seed| dq_sim::proofs::run(seed, false).counts;
+    for seed in 1..50 {
+        assert_eq!(run(seed), run(seed), "seed {seed}");
+    }
+}

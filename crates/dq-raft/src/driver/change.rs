@@ -25,6 +25,7 @@ use bytes::Bytes;
 use dq_wire::{Configuration, EntryKind, Role, Server};
 
 use super::{Driver, Effect, ProposeError};
+use crate::mutants::{Mutant, is_broken};
 use crate::types::Payload;
 
 /// Longest that one round of catching up may take, ms.
@@ -279,6 +280,9 @@ impl Driver {
             }
             Some(Transfer::Asked) if self.raw.raft.lead_transferee.is_none() => {
                 self.transfer = None;
+                if is_broken(Mutant::ReleaseEnds) {
+                    self.proofs.lead.released = false;
+                }
                 let result = Err(ChangeError::TransferFailed);
                 self.effects.push(Effect::TransferDone { result });
             }

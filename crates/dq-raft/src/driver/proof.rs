@@ -89,6 +89,8 @@ pub struct ReadTicket {
     seq: u32,
     /// The last index of the log.
     last_index: u64,
+    /// What was applied.
+    applied: u64,
 }
 
 /// Whether a request may be answered from the applied state.
@@ -122,6 +124,8 @@ pub(super) struct Lead {
     asked: u32,
     /// Who echoes, but could not be asked it: nothing may be sent yet to whoever has not caught up.
     missed: BTreeSet<u64>,
+    /// What nobody may rely on: see [`Mutant::StoredLease`].
+    lease_end: u64,
 }
 
 /// What a follower has promised.
@@ -162,6 +166,7 @@ impl Driver {
             arrival: now_ms,
             seq: self.proofs.lead.seq,
             last_index: self.last_index(),
+            applied: self.applied_index(),
         })
     }
 
@@ -182,6 +187,7 @@ impl Driver {
             echoed,
             cover,
             released,
+            lease_end,
             ..
         } = &self.proofs.lead;
         let echoes = |id: u64| echoed.get(&id).is_some_and(|seq| *seq > ticket.seq);
@@ -189,10 +195,12 @@ impl Driver {
         let proven = self.proofs.options.mode == ReadMode::Leader
             || is_broken(Mutant::NoProof)
             || applied > ticket.last_index
+            || (is_broken(Mutant::OldEntryProves) && applied > ticket.applied)
             || self.majority(echoes)
             || (self.proofs.options.mode == ReadMode::Lease
                 && (!released || is_broken(Mutant::LeaseAfterRelease))
-                && self.majority(covers));
+                && (self.majority(covers)
+                    || (is_broken(Mutant::StoredLease) && *lease_end > ticket.arrival)));
         if proven {
             Proof::Proven
         } else if self.majority(|id| self.echoing(id)) {
@@ -337,7 +345,14 @@ impl Driver {
             let cover = lead.cover.entry(from).or_default();
             *cover = (*cover).max(until);
         }
-        if let Some(wanted) = lead.wanted
+        if is_broken(Mutant::StoredLease)
+            && let Some(&until) = self.proofs.lead.cover.get(&from)
+            && until > self.proofs.lead.lease_end
+            && self.majority(|id| self.proofs.lead.cover.get(&id).is_some_and(|c| *c >= until))
+        {
+            self.proofs.lead.lease_end = until;
+        }
+        if let Some(wanted) = self.proofs.lead.wanted
             && self.majority(|id| {
                 self.proofs
                     .lead
@@ -382,6 +397,9 @@ impl Driver {
 
     /// Forgets what members have said that are no longer who they were.
     pub(super) fn forget_strangers(&mut self) {
+        if is_broken(Mutant::KeepStrangers) {
+            return;
+        }
         let configuration = self.membership.effective().0;
         let member = |id: &u64| configuration.server(*id).is_some();
         self.proofs.lead.echoed.retain(|id, _| member(id));
@@ -438,7 +456,11 @@ impl Driver {
         if whole > options.promise_bound_ms {
             promise.wanted = whole;
         }
-        let length = whole.min(options.promise_bound_ms);
+        let length = if is_broken(Mutant::PromiseUnstored) {
+            whole
+        } else {
+            whole.min(options.promise_bound_ms)
+        };
         let length = u32::try_from(length).unwrap_or(u32::MAX);
         if length > 0 {
             if promise.term != append.term {
@@ -477,7 +499,12 @@ impl Driver {
         if is_broken(Mutant::ForgetPromise) {
             return;
         }
-        promise.until = self.clock.now() + options.promise_found_ms;
+        let longest = if is_broken(Mutant::WaitNewPromise) {
+            ReadOptions::promise_ms(&self.options).min(options.promise_found_ms)
+        } else {
+            options.promise_found_ms
+        };
+        promise.until = self.clock.now() + longest;
         promise.held_until = promise.until;
         promise.sticky = true;
     }
@@ -502,7 +529,8 @@ impl Driver {
             ReadMode::Lease => ReadOptions::promise_ms(&self.options),
             ReadMode::Quorum | ReadMode::Leader => 0,
         };
-        (bound > enough && self.clock.now() >= promise.held_until).then_some(enough)
+        let over = self.clock.now() >= promise.held_until || is_broken(Mutant::LowerBoundAtOnce);
+        (bound > enough && over).then_some(enough)
     }
 
     /// The bound on promises that is durable now, ms.

@@ -206,7 +206,8 @@ impl Driver {
     }
 
     fn vote_requested(&mut self, from: u64, request: RequestVote) {
-        if self.is_bound() {
+        let obeys = is_broken(Mutant::ObeyDisrupt) && request.disrupt_leader;
+        if self.is_bound() && !obeys {
             return; // whatever its flags: raft-rs would obey one that disrupts
         }
         let raft = &self.raw.raft;

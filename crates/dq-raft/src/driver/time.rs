@@ -213,7 +213,10 @@ impl Driver {
     }
 
     fn may_elect_itself(&self) -> bool {
-        self.epoch.is_none() && self.is_sole_voter() && self.disk_is_idle() && !self.is_bound()
+        self.epoch.is_none()
+            && self.is_sole_voter()
+            && self.disk_is_idle()
+            && (!self.is_bound() || is_broken(Mutant::SoleVoterAtOnce))
     }
 
     /// A sole voter has nobody to wait for.
