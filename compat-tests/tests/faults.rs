@@ -11,10 +11,12 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use compat_tests::faults::{self, Settings};
+use compat_tests::faults::history::{Action, History, Operation, Told};
+use compat_tests::faults::{self, Bed, Settings};
 use compat_tests::servers::{Kind, find_in_path_or_skip};
+use dq_client::Connection;
 
 /// One run at a time: two would take each other's processor.
 static ONE: Mutex<()> = Mutex::new(());
@@ -125,6 +127,105 @@ fn three_nodes_under_faults_are_linearizable_with_lease_reads() {
 #[test]
 fn five_nodes_under_faults_are_linearizable_with_quorum_reads() {
     under_faults(5, "quorum", 30, 3);
+}
+
+/// A leader is frozen, and when it goes on, cut off by then, it finds a question that was asked after its
+/// successor had acknowledged a write. Without a proof of leadership the answer is old.
+fn deposed_in_its_sleep(reads: &str, explained: bool) {
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Err(why) = faults::possible() {
+        eprintln!("SKIPPED: {why}");
+        return;
+    }
+    let (true, Some(checker)) = (Kind::Ours.available_or_skip(), checker()) else {
+        return;
+    };
+    let path = Path::new(SCRATCH).join(format!("deposed-{reads}.jsonl"));
+    let history = History::create(&path).expect("the history can be made");
+    // A thread of its own: it stays in the clients' network.
+    std::thread::scope(|scope| {
+        scope.spawn(|| ask_the_deposed(reads, &history));
+    });
+    history.finish().expect("the history can be written");
+    let (code, text) = check(&checker, &path);
+    assert_eq!(code, Some(i32::from(!explained)), "{reads}: {text}");
+    let _ = std::fs::remove_file(path);
+}
+
+fn ask_the_deposed(reads: &str, history: &History) {
+    let bed = Bed::start(3, 0, &["--roles", "off", "--reads", reads], 1);
+    let leader = bed.leader(Duration::from_secs(20)).expect("one leads");
+    let record = |process, action, invoked| {
+        history.record(&Operation {
+            process,
+            action,
+            key: 1,
+            told: Told::Ok,
+            invoked,
+            returned: history.now(),
+        });
+    };
+    let sql = "INSERT OR REPLACE INTO registers VALUES (1, ?)";
+    let addresses = bed.addresses();
+    let pool = faults::connect(&faults::impatient(), &addresses, "deposed");
+    pool.execute("CREATE TABLE registers (id INTEGER PRIMARY KEY, value)", ())
+        .expect("made");
+    let invoked = history.now();
+    pool.execute(sql, (1,)).expect("written");
+    record(0, Action::Write(1), invoked);
+
+    let patient = faults::impatient().request_timeout(Some(Duration::from_secs(10)));
+    let one = &addresses[leader..=leader];
+    let ask = |connection: &mut Connection<'_>| {
+        connection.query_row("SELECT value FROM registers", (), |row| row.get::<i64>(0))
+    };
+    let readers = faults::connect(&patient, one, "deposed");
+    let mut reader = readers.get().expect("a connection");
+    assert_eq!(ask(&mut reader).expect("read"), Some(1));
+
+    bed.cut_from_nodes(leader, true, true);
+    bed.servers[leader].pause().expect("it can be frozen");
+    let others: Vec<String> = (0..3)
+        .filter(|&node| node != leader)
+        .map(|node| addresses[node].clone())
+        .collect();
+    let successor = faults::connect(&faults::impatient(), &others, "deposed");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let written = loop {
+        let invoked = history.now();
+        match successor.execute(sql, (2,)) {
+            Ok(_) => break invoked,
+            Err(error) => assert!(Instant::now() < deadline, "no successor: {error}"),
+        }
+    };
+    record(0, Action::Write(2), written);
+
+    std::thread::scope(|scope| {
+        let invoked = history.now();
+        let answer = scope.spawn(|| ask(&mut reader));
+        // Enough for the question to be there when the node wakes up; more does not matter.
+        std::thread::sleep(Duration::from_millis(200));
+        bed.servers[leader].resume().expect("it goes on");
+        if let Ok(value) = answer.join().expect("no panic") {
+            record(1, Action::Read(value), invoked);
+        }
+    });
+}
+
+#[test]
+fn a_leader_deposed_in_its_sleep_answers_nothing_old_with_quorum_reads() {
+    deposed_in_its_sleep("quorum", true);
+}
+
+#[test]
+fn a_leader_deposed_in_its_sleep_answers_nothing_old_with_lease_reads() {
+    deposed_in_its_sleep("lease", true);
+}
+
+/// What C dqlite does; and so this test can fail.
+#[test]
+fn a_leader_deposed_in_its_sleep_answers_with_old_data_if_it_need_prove_nothing() {
+    deposed_in_its_sleep("leader", false);
 }
 
 #[test]
