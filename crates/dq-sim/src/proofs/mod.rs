@@ -18,6 +18,7 @@
 //!
 //! [`Driver`]: dq_raft::Driver
 
+mod aimed;
 mod faults;
 mod many;
 mod node;
@@ -28,6 +29,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::rng::Rng;
 
+pub use aimed::AIMED;
 pub use many::{Range, Total, many};
 pub use plan::{Fault, Plan};
 

@@ -1,7 +1,9 @@
 //! What one seed does: the cluster, the times, the mix of faults.
 
 use dq_raft::ReadMode;
+use dq_raft::mutants::Mutant;
 
+use super::aimed::{AIMED, aim, quick};
 use crate::rng::Rng;
 
 /// Microseconds per millisecond.
@@ -106,8 +108,32 @@ const FAULTS: [Fault; 14] = [
 ];
 
 impl Plan {
-    /// The plan of a seed.
+    /// The plan of a seed: anything, or aimed at some rule.
     pub fn new(rng: &mut Rng) -> Plan {
+        if rng.chance(500) {
+            let rule = rng.pick(&AIMED);
+            Plan::aimed(rng, rule)
+        } else {
+            Plan::any(rng)
+        }
+    }
+
+    /// A plan with the faults that matter to a rule.
+    pub fn aimed(rng: &mut Rng, rule: Mutant) -> Plan {
+        let mut plan = Plan::quick(rng);
+        aim(&mut plan, rule);
+        plan
+    }
+
+    /// Three voters, a lease that lasts almost as long as an election timeout, a quick network.
+    pub fn quick(rng: &mut Rng) -> Plan {
+        let mut plan = Plan::any(rng);
+        quick(&mut plan);
+        plan
+    }
+
+    /// Faults of some kinds, at some rates.
+    fn any(rng: &mut Rng) -> Plan {
         let voters = rng.pick(&[1, 2, 3, 3, 3, 3, 3, 5]);
         let modes = match rng.below(8) {
             0 => vec![ReadMode::Quorum],
