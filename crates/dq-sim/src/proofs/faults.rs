@@ -3,9 +3,10 @@
 use dq_raft::{ChangeError, Driver};
 use dq_wire::Role;
 
+use super::events::Event;
 use super::node::address;
 use super::plan::Fault;
-use super::world::{Event, World};
+use super::world::World;
 
 impl World {
     /// Does one fault. Returns the time to the next: often little.

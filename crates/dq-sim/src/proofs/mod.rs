@@ -19,10 +19,13 @@
 //! [`Driver`]: dq_raft::Driver
 
 mod aimed;
+mod effects;
+mod events;
 mod faults;
 mod many;
 mod node;
 mod plan;
+mod reads;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,13 +1,14 @@
-//! The world: time, the network, and what becomes of a driver's effects.
+//! The world: time, nodes, links.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use dq_raft::mutants::{Mutant, is_broken};
-use dq_raft::{Driver, Effect, EntryKind, Message, PeerId, Proof, ReadMode};
+use dq_raft::{Driver, Effect, Message, PeerId, ReadMode};
 
 use super::Counts;
-use super::node::{Clock, Node, address, barrier, bootstrapped, write};
+use super::events::{Event, Scheduled};
+use super::node::{Clock, Node, address, bootstrapped};
 use super::plan::{MS, Plan};
 use crate::rng::Rng;
 
@@ -17,86 +18,13 @@ pub(super) struct Link {
     /// Counts connections: what was on an earlier one is lost.
     pub(super) life: u64,
     /// Its way takes so much longer than others.
-    late: u64,
+    pub(super) late: u64,
     /// When the last message arrives: none overtakes another on the same connection.
-    last_arrival: u64,
+    pub(super) last_arrival: u64,
     /// Nothing arrives before.
     pub(super) held_until: u64,
     /// What is sent before is lost.
     pub(super) cut_until: u64,
-}
-
-pub(super) enum Event {
-    Deliver {
-        from: u64,
-        to: u64,
-        life: u64,
-        message: Message,
-    },
-    Disk {
-        id: u64,
-        life: u64,
-    },
-    /// Another bound on promises is durable.
-    Bound {
-        id: u64,
-        life: u64,
-        bound_ms: u64,
-    },
-    Start {
-        id: u64,
-    },
-    /// A cut is over: the sender has a new connection.
-    Reconnect {
-        from: u64,
-        to: u64,
-    },
-    /// A read arrives at a node that did not run when it was sent.
-    Ask {
-        id: u64,
-        at_least: u64,
-    },
-    Read,
-    Write,
-    Fault,
-}
-
-impl Event {
-    /// The node that has to run for it.
-    fn runs_on(&self) -> Option<u64> {
-        match self {
-            Event::Deliver { to, .. } => Some(*to),
-            Event::Disk { id, .. } | Event::Bound { id, .. } | Event::Ask { id, .. } => Some(*id),
-            Event::Reconnect { from, .. } => Some(*from),
-            Event::Start { .. } | Event::Read | Event::Write | Event::Fault => None,
-        }
-    }
-}
-
-struct Scheduled {
-    at: u64,
-    order: u64,
-    event: Event,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Scheduled) -> bool {
-        (self.at, self.order) == (other.at, other.order)
-    }
-}
-
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Scheduled) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Scheduled) -> std::cmp::Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
-    }
 }
 
 pub(super) struct World {
@@ -113,14 +41,14 @@ pub(super) struct World {
     events: BinaryHeap<Reverse<Scheduled>>,
     order: u64,
     /// The last write that was acknowledged, or read.
-    known: u64,
+    pub(super) known: u64,
     /// It has grown since the others were asked.
-    news: bool,
-    leaders: BTreeMap<u64, u64>,
+    pub(super) news: bool,
+    pub(super) leaders: BTreeMap<u64, u64>,
     /// Terms of the committed entries, by index.
-    committed: Vec<u64>,
-    effects: Vec<Effect>,
-    verbose: bool,
+    pub(super) committed: Vec<u64>,
+    pub(super) effects: Vec<Effect>,
+    pub(super) verbose: bool,
 }
 
 impl World {
@@ -317,7 +245,7 @@ impl World {
     }
 
     /// What a node takes for the present: its clock, read after the input was.
-    fn clock(&mut self, id: u64) -> u64 {
+    pub(super) fn clock(&mut self, id: u64) -> u64 {
         self.counts.inputs += 1;
         let now = self.now;
         let node = self.node(id);
@@ -328,290 +256,6 @@ impl World {
             return then;
         }
         node.clock.millis(now)
-    }
-
-    fn carry_out(&mut self, id: u64) {
-        let mut effects = std::mem::take(&mut self.effects);
-        loop {
-            if let Some(driver) = &mut self.node(id).driver {
-                driver.ready(&mut effects);
-            }
-            if effects.is_empty() {
-                break;
-            }
-            for effect in effects.drain(..) {
-                self.carry_out_one(id, effect);
-            }
-        }
-        self.effects = effects;
-        self.finish_reads(id);
-        let node = self.node(id);
-        if let Some(driver) = &node.driver {
-            node.deadline = node.clock.time_of(driver.deadline());
-        }
-        self.work_disk(id);
-        self.store_bound(id);
-    }
-
-    fn carry_out_one(&mut self, id: u64, effect: Effect) {
-        match effect {
-            Effect::Send { to, message, .. } => self.send(id, to, message),
-            Effect::Persist(persist) => self.node(id).disk.queue.push(persist),
-            Effect::Apply(entry) => {
-                let node = self.node(id);
-                node.applied = entry.index;
-                let writes = entry.kind == EntryKind::Command;
-                if writes {
-                    node.register = entry.index;
-                }
-                let led = node.epoch.is_some_and(|epoch| epoch.term == entry.term);
-                match self.committed.get(entry.index as usize) {
-                    Some(term) if *term != entry.term => self.failures.push(format!(
-                        "entry {} is of term {term} and of term {}",
-                        entry.index, entry.term
-                    )),
-                    Some(_) => {}
-                    None => self.committed.push(entry.term),
-                }
-                if writes && led {
-                    self.counts.writes += 1;
-                    self.learn(entry.index);
-                }
-            }
-            Effect::EpochBegan(epoch) => {
-                if self.verbose {
-                    self.say(&format!("{id} leads in {epoch:?}"));
-                }
-                self.node(id).epoch = Some(epoch);
-                self.counts.elections += 1;
-                if let Some(other) = self.leaders.insert(epoch.term, id)
-                    && other != id
-                {
-                    let why = format!("nodes {other} and {id} lead in term {}", epoch.term);
-                    self.failures.push(why);
-                }
-                self.write_now(id);
-            }
-            Effect::EpochEnded(epoch) => {
-                if self.verbose {
-                    self.say(&format!("{id} leads no more in {epoch:?}"));
-                }
-                self.node(id).epoch = None;
-            }
-            Effect::ChangeDone { result, .. } => {
-                let node = self.node(id);
-                let servers = node.driver.as_ref().map(|d| d.configuration().clone());
-                if self.verbose {
-                    self.say(&format!("{id}: change {result:?}, now {servers:?}"));
-                }
-                self.counts.changes += u64::from(result.is_ok());
-                if let Some(wiped) = self.to_wipe
-                    && wiped != id
-                    && result.is_ok()
-                    && servers.is_some_and(|servers| servers.server(wiped).is_none())
-                {
-                    self.wipe(wiped);
-                }
-            }
-            Effect::TransferDone { result } => {
-                if self.verbose {
-                    self.say(&format!("{id}: transfer {result:?}"));
-                }
-            }
-            Effect::ReadLog(_)
-            | Effect::Restore(_)
-            | Effect::Discard(_)
-            | Effect::SnapshotWanted => {
-                self.failures.push(format!(
-                    "node {id} wants a snapshot, of which there is none"
-                ));
-            }
-        }
-    }
-
-    /// A client has learnt that the register is at least this.
-    fn learn(&mut self, register: u64) {
-        if register > self.known {
-            self.known = register;
-            self.news = true;
-        }
-    }
-
-    /// What is known has grown: others who believe to lead are asked at once, before they learn.
-    fn tempt(&mut self) {
-        let leading = self.nodes.iter().filter_map(|node| node.epoch);
-        let newest = leading.map(|epoch| epoch.term).max();
-        for id in self.ids() {
-            let epoch = self.node(id).epoch;
-            if epoch.is_some_and(|epoch| Some(epoch.term) < newest) {
-                self.send_read(id);
-            }
-        }
-    }
-
-    /// A client asks this node, if it takes it for the leader; the request waits for a paused one.
-    fn send_read(&mut self, id: u64) {
-        let (at_least, now) = (self.known, self.now);
-        let node = self.node(id);
-        if node.epoch.is_none() {
-            return;
-        }
-        if node.paused_until > now {
-            let until = node.paused_until;
-            self.schedule(until, Event::Ask { id, at_least });
-        } else {
-            self.ask(id, at_least);
-        }
-    }
-
-    fn ask(&mut self, id: u64, at_least: u64) {
-        if self.is_silent(id) {
-            return; // asks for no proof, and promises nothing
-        }
-        let term = self.node(id).epoch.map(|epoch| epoch.term);
-        let later = self
-            .nodes
-            .iter()
-            .any(|node| node.epoch.map(|epoch| epoch.term) > term);
-        let now = self.clock(id);
-        let node = self.node(id);
-        if !node.ask(now, at_least) {
-            return;
-        }
-        self.counts.tempted += u64::from(term.is_some() && later);
-        self.finish_reads(id);
-    }
-
-    fn finish_reads(&mut self, id: u64) {
-        let node = &mut self.nodes[id as usize - 1];
-        if node.reads.is_empty() {
-            return;
-        }
-        let Some(driver) = &node.driver else { return };
-        let (mut fresh, mut unasked, mut done) = (false, false, 0);
-        let (register, failures) = (node.register, &mut self.failures);
-        node.reads.retain(|read| match driver.proof(&read.ticket) {
-            Proof::Proven => {
-                if register < read.at_least {
-                    failures.push(format!(
-                        "stale: node {id} answers with {register}, but {} was there before",
-                        read.at_least
-                    ));
-                }
-                done += 1;
-                false
-            }
-            Proof::Waiting => true,
-            Proof::Unasked => {
-                unasked = true;
-                true
-            }
-            Proof::FreshEntry => {
-                fresh = true;
-                true
-            }
-            Proof::Lost => false,
-        });
-        if done > 0 {
-            self.counts.reads += done;
-            self.learn(register);
-        }
-        if unasked {
-            // The end of the turn.
-            self.with(id, Driver::confirm);
-        }
-        if fresh {
-            let now = self.clock(id);
-            let driver = self.node(id).driver.as_mut();
-            if driver.is_some_and(|driver| driver.propose(now, barrier()).is_ok()) {
-                self.carry_out(id);
-            }
-        }
-    }
-
-    /// A client writes at this node, if it takes it for the leader.
-    fn write(&mut self, id: u64) {
-        let now = self.now;
-        let node = self.node(id);
-        if node.epoch.is_some() && node.paused_until <= now {
-            self.with(id, |driver, now| driver.propose(now, write()).is_ok());
-        }
-    }
-
-    /// The first write of a leadership, at once.
-    fn write_now(&mut self, id: u64) {
-        let now = self.clock(id);
-        if let Some(driver) = &mut self.node(id).driver {
-            // Its effects are carried out with those of the election.
-            let _ = driver.propose(now, write());
-        }
-    }
-
-    fn work_disk(&mut self, id: u64) {
-        let (first, last) = self.plan.disk;
-        let wait = self.rng.between(first, last);
-        let now = self.now;
-        let node = self.node(id);
-        if node.disk.busy || node.disk.queue.is_empty() {
-            return;
-        }
-        node.disk.busy = true;
-        let at = (now + wait).max(node.disk.slow_until);
-        let life = node.life;
-        self.schedule(at, Event::Disk { id, life });
-    }
-
-    fn store_bound(&mut self, id: u64) {
-        let (first, last) = self.plan.bound;
-        let now = self.now;
-        let node = &mut self.nodes[id as usize - 1];
-        let Some(driver) = node.driver.as_mut().filter(|_| !node.disk.storing_bound) else {
-            return;
-        };
-        let Some(bound_ms) = driver.promise_bound_wanted() else {
-            return;
-        };
-        if bound_ms < driver.promise_bound() {
-            driver.set_promise_bound(bound_ms);
-        }
-        node.disk.storing_bound = true;
-        let life = node.life;
-        let at = (now + self.rng.between(first, last)).max(node.disk.slow_until);
-        self.schedule(at, Event::Bound { id, life, bound_ms });
-    }
-
-    fn send(&mut self, from: u64, to: u64, mut message: Message) {
-        if to > self.nodes.len() as u64 {
-            return;
-        }
-        match &mut message {
-            Message::AppendEntriesResult(result) if self.is_silent(from) => result.echo = None,
-            Message::RequestVote(request) if self.rng.chance(self.plan.disrupt) => {
-                request.disrupt_leader = true;
-            }
-            _ => {}
-        }
-        let now = self.now;
-        let (first, last) = self.plan.delay;
-        let delay = self.rng.between(first, last);
-        let link = self.link(from, to);
-        if link.cut_until > now {
-            return;
-        }
-        let at = (now + delay + link.late)
-            .max(link.last_arrival)
-            .max(link.held_until);
-        link.last_arrival = at;
-        let life = link.life;
-        self.schedule(
-            at,
-            Event::Deliver {
-                from,
-                to,
-                life,
-                message,
-            },
-        );
     }
 
     /// What is on the way is lost, or is overtaken by what comes later.
@@ -646,7 +290,7 @@ impl World {
         &mut self.links[((from - 1) * count + to - 1) as usize]
     }
 
-    fn is_silent(&self, id: u64) -> bool {
+    pub(super) fn is_silent(&self, id: u64) -> bool {
         self.plan.silent.contains(&id)
     }
 
