@@ -11,6 +11,8 @@ mod demo;
 mod extensions;
 mod interface;
 mod package;
+mod scenario;
+mod stock;
 
 /// The root of the repository.
 fn repository() -> &'static Path {
