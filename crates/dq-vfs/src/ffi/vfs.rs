@@ -1,8 +1,8 @@
 //! Registration, and the functions that belong to no file.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use libsqlite3_sys as sqlite;
 use log::warn;
@@ -55,6 +55,9 @@ impl World for SystemWorld {
 }
 
 /// The in-memory VFS, registered with SQLite for as long as the process lives.
+///
+/// Those that take time and randomness from the operating system are one for SQLite, so nothing is left
+/// of one that is dropped.
 #[derive(Debug)]
 pub struct Vfs {
     name: &'static CStr,
@@ -76,7 +79,20 @@ impl Vfs {
 
     /// The same, with an extension for all its connections.
     pub fn register_extended(extension: Option<Extension>) -> Result<Arc<Vfs>, Error> {
-        Vfs::add(Box::new(SystemWorld), extension)
+        static REGISTERED: Mutex<Option<&'static CStr>> = Mutex::new(None);
+        process::check_sqlite()?;
+        let names_are_plain = process::configure()?;
+        // A plain value, consistent at any time.
+        let mut registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = match *registered {
+            Some(name) => name,
+            None => *registered.insert(add(Box::new(SystemWorld))?),
+        };
+        Ok(Arc::new(Vfs {
+            name,
+            names_are_plain,
+            extension,
+        }))
     }
 
     /// Registers a VFS with another source of time and randomness.
@@ -84,57 +100,58 @@ impl Vfs {
     /// SQLite's own generator, which `random()` draws from, is one per process and seeded
     /// elsewhere: see [`seed_randomness`].
     pub fn register_with(world: Box<dyn World>) -> Result<Arc<Vfs>, Error> {
-        Vfs::add(world, None)
-    }
-
-    fn add(world: Box<dyn World>, extension: Option<Extension>) -> Result<Arc<Vfs>, Error> {
         process::check_sqlite()?;
         let names_are_plain = process::configure()?;
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("dq-vfs-{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        let name = CString::new(name).expect("the name has no zero byte");
-        // SQLite keeps these pointers until the process ends.
-        let name: &'static CStr = Box::leak(name.into_boxed_c_str());
-        let world: &'static mut Box<dyn World> = Box::leak(Box::new(world));
-        let vfs = Box::leak(Box::new(sqlite3_vfs {
-            iVersion: 2,
-            szOsFile: size_of::<File>() as c_int,
-            mxPathname: PATHNAME_MAX,
-            pNext: std::ptr::null_mut(),
-            zName: name.as_ptr(),
-            pAppData: std::ptr::from_mut(world).cast(),
-            xOpen: Some(x_open),
-            xDelete: Some(x_delete),
-            xAccess: Some(x_access),
-            xFullPathname: Some(x_full_pathname),
-            xDlOpen: Some(x_dl_open),
-            xDlError: Some(x_dl_error),
-            xDlSym: Some(x_dl_sym),
-            xDlClose: Some(x_dl_close),
-            xRandomness: Some(x_randomness),
-            xSleep: Some(x_sleep),
-            xCurrentTime: Some(x_current_time),
-            xGetLastError: Some(x_get_last_error),
-            xCurrentTimeInt64: Some(x_current_time_int64),
-            xSetSystemCall: None,
-            xGetSystemCall: None,
-            xNextSystemCall: None,
-        }));
-        let _serial = process::serial();
-        // SAFETY: the table and all it points to live until the process ends.
-        match unsafe { sqlite::sqlite3_vfs_register(vfs, 0) } {
-            sqlite::SQLITE_OK => Ok(Arc::new(Vfs {
-                name,
-                names_are_plain,
-                extension,
-            })),
-            code => Err(Error::from_code(code)),
-        }
+        Ok(Arc::new(Vfs {
+            name: add(world)?,
+            names_are_plain,
+            extension: None,
+        }))
     }
 
     /// The name under which SQLite knows this VFS.
     pub(crate) fn name(&self) -> &'static CStr {
         self.name
+    }
+}
+
+/// Registers a VFS with SQLite, until the process ends; its name.
+fn add(world: Box<dyn World>) -> Result<&'static CStr, Error> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let name = format!("dq-vfs-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    let name = CString::new(name).expect("the name has no zero byte");
+    // SQLite keeps these pointers until the process ends.
+    let name: &'static CStr = Box::leak(name.into_boxed_c_str());
+    let world: &'static mut Box<dyn World> = Box::leak(Box::new(world));
+    let vfs = Box::leak(Box::new(sqlite3_vfs {
+        iVersion: 2,
+        szOsFile: size_of::<File>() as c_int,
+        mxPathname: PATHNAME_MAX,
+        pNext: std::ptr::null_mut(),
+        zName: name.as_ptr(),
+        pAppData: std::ptr::from_mut(world).cast(),
+        xOpen: Some(x_open),
+        xDelete: Some(x_delete),
+        xAccess: Some(x_access),
+        xFullPathname: Some(x_full_pathname),
+        xDlOpen: Some(x_dl_open),
+        xDlError: Some(x_dl_error),
+        xDlSym: Some(x_dl_sym),
+        xDlClose: Some(x_dl_close),
+        xRandomness: Some(x_randomness),
+        xSleep: Some(x_sleep),
+        xCurrentTime: Some(x_current_time),
+        xGetLastError: Some(x_get_last_error),
+        xCurrentTimeInt64: Some(x_current_time_int64),
+        xSetSystemCall: None,
+        xGetSystemCall: None,
+        xNextSystemCall: None,
+    }));
+    let _serial = process::serial();
+    // SAFETY: the table and all it points to live until the process ends.
+    match unsafe { sqlite::sqlite3_vfs_register(vfs, 0) } {
+        sqlite::SQLITE_OK => Ok(name),
+        code => Err(Error::from_code(code)),
     }
 }
 
