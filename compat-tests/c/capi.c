@@ -2,68 +2,15 @@
  * What C programs do with libdqlite: every function of dqlite.h, and every way to misuse one that the
  * library answers. Exits with 0 if all is well, else names the line of the first check that failed.
  *
- *   capi DIR [CYCLES]     DIR: an empty directory for the nodes' data
+ *   capi DIR     an empty directory for the nodes' data
  */
 #include <dqlite.h>
 
-#include <dirent.h>
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <time.h>
-#include <unistd.h>
 
-#include "wire.h"
-
-static void check_text(int line, const char *got, const char *want)
-{
-	if (strcmp(got, want) != 0) {
-		fprintf(stderr, "line %d: \"%s\" is not \"%s\"\n", line, got, want);
-		exit(1);
-	}
-}
-#define CHECK_TEXT(got, want) check_text(__LINE__, got, want)
-
-static const char *root;
-
-/* A new directory under the root. */
-static const char *new_dir(void)
-{
-	static char path[512];
-	static int count;
-	snprintf(path, sizeof path, "%s/%d", root, count++);
-	CHECK(mkdir(path, 0700) == 0);
-	return path;
-}
-
-static dqlite_node *new_node_at(dqlite_node_id id, const char *address, const char *dir)
-{
-	dqlite_node *n = NULL;
-	CHECK_CODE(dqlite_node_create(id, address, dir, &n), DQLITE_OK);
-	CHECK(n != NULL);
-	CHECK_TEXT(dqlite_node_errmsg(n), "");
-	return n;
-}
-
-static dqlite_node *new_node(void)
-{
-	return new_node_at(1, "1", new_dir());
-}
-
-static double now(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
-enum { LEADER = 0, DESCRIBE = 18 };
-enum { SERVER = 1, METADATA = 10 };
+#include "life.h"
 
 static void versions_are_those_of_the_interface(void)
 {
@@ -131,6 +78,13 @@ static void a_directory_that_cannot_be_used_is_refused(void)
 	dqlite_node_destroy(n);
 
 	CHECK_CODE(dqlite_node_create(1, NULL, root, &n), DQLITE_MISUSE);
+	CHECK_TEXT(dqlite_node_errmsg(n), "a text is NULL");
+	dqlite_node_destroy(n);
+	CHECK_CODE(dqlite_node_create(1, "1", NULL, &n), DQLITE_MISUSE);
+	CHECK_TEXT(dqlite_node_errmsg(n), "a path is NULL");
+	dqlite_node_destroy(n);
+	CHECK_CODE(dqlite_node_create(1, "\xff", root, &n), DQLITE_ERROR);
+	CHECK_TEXT(dqlite_node_errmsg(n), "a text is not UTF-8");
 	dqlite_node_destroy(n);
 }
 
@@ -242,6 +196,28 @@ static void what_is_out_of_order_is_misuse(void)
 	dqlite_node_destroy(n);
 }
 
+static void who_is_nobody_cannot_start(void)
+{
+	const dqlite_node_id ids[] = {0, 1};
+	const char *addresses[] = {"1", ""};
+	const char *dir = new_dir();
+	for (int i = 0; i < 2; i++) {
+		dqlite_node *n = new_node_at(ids[i], addresses[i], dir);
+		CHECK_CODE(dqlite_node_set_bind_address(n, "@"), DQLITE_OK);
+		CHECK_CODE(dqlite_node_start(n), DQLITE_ERROR);
+		CHECK(dqlite_node_errmsg(n)[0] != 0);
+		dqlite_node_destroy(n);
+	}
+	/* And the directory may be gone by then. */
+	CHECK(count_entries(dir) == 0);
+	dqlite_node *n = new_node_at(1, "1", dir);
+	CHECK_CODE(dqlite_node_set_bind_address(n, "@"), DQLITE_OK);
+	CHECK(rmdir(dir) == 0);
+	CHECK_CODE(dqlite_node_start(n), DQLITE_ERROR);
+	CHECK(strstr(dqlite_node_errmsg(n), dir) != NULL);
+	dqlite_node_destroy(n);
+}
+
 static void a_sole_voter_leads_when_start_returns(void)
 {
 	dqlite_node *n = new_node();
@@ -296,6 +272,7 @@ static void a_configuration_can_be_forced(void)
 	CHECK_CODE(dqlite_node_describe_last_entry(n, &index, &term), DQLITE_OK);
 	CHECK(index == 0 && term == 0);
 	CHECK_CODE(dqlite_node_describe_last_entry(n, NULL, &term), DQLITE_MISUSE);
+	CHECK_TEXT(dqlite_node_errmsg(n), "there is no place for index and term");
 	CHECK_CODE(dqlite_node_recover_ext(n, infos, 2), DQLITE_ERROR);
 	CHECK_TEXT(dqlite_node_errmsg(n), "raft_recover(): nothing to recover");
 	CHECK_CODE(dqlite_node_set_bind_address(n, "@"), DQLITE_OK);
@@ -406,11 +383,9 @@ static void stop_does_not_wait_for_a_dial_but_destroy_does(void)
 	CHECK(pthread_join(thread, NULL) == 0);
 }
 
-/* Appends a text as the protocol has it: with its NUL, filled up to whole words. */
 static void stop_interrupts_a_statement_without_end(void)
 {
-	enum { OPEN = 3, QUERY_SQL = 9, DB = 4 };
-	unsigned char out[512] = {0}, in[16];
+	unsigned char out[512], in[16];
 	dqlite_node *n = new_node();
 	size_t size;
 	double began;
@@ -418,17 +393,8 @@ static void stop_interrupts_a_statement_without_end(void)
 
 	CHECK_CODE(dqlite_node_set_bind_address(n, "@"), DQLITE_OK);
 	CHECK_CODE(dqlite_node_start(n), DQLITE_OK);
-	fd = connect_to(dqlite_node_get_bind_address(n));
+	fd = open_database(dqlite_node_get_bind_address(n), "endless");
 	CHECK(fd >= 0);
-	put_word(out, 1);
-	CHECK(write(fd, out, 8) == 8);
-	size = put_text(out, "endless");
-	put_word(out + size, 0);
-	size += 8;
-	size += put_text(out + size, "volatile");
-	send_request(fd, OPEN, out, size);
-	read_exactly(fd, in, sizeof in);
-	CHECK(in[4] == DB);
 	put_word(out, 0);
 	size = 8 + put_text(out + 8, "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
 				     "SELECT count(*) FROM n");
@@ -444,159 +410,6 @@ static void stop_interrupts_a_statement_without_end(void)
 	dqlite_node_destroy(n);
 }
 
-static int count_entries(const char *path)
-{
-	DIR *dir = opendir(path);
-	const struct dirent *entry;
-	int count = 0;
-	CHECK(dir != NULL);
-	while ((entry = readdir(dir)) != NULL) {
-		if (entry->d_name[0] != '.') {
-			count++;
-		}
-	}
-	closedir(dir);
-	return count;
-}
-
-/* The kernel lists a thread for a moment longer than pthread_join waits for it. */
-static int threads_beside_this_one(void)
-{
-	int others = 0;
-	for (int i = 0; i < 500; i++) {
-		others = count_entries("/proc/self/task") - 1;
-		if (others == 0) {
-			break;
-		}
-		usleep(20000);
-	}
-	return others;
-}
-
-static void lives_leave_nothing_behind(int cycles)
-{
-	const char *dir = NULL;
-	int fds = 0;
-	for (int i = 0; i < cycles; i++) {
-		dqlite_node *n;
-		uint64_t index, term;
-		/* Each start adds to the log: not too long a one. */
-		if (i % 50 == 0) {
-			dir = new_dir();
-		}
-		n = new_node_at(1, "1", dir);
-		CHECK_CODE(dqlite_node_describe_last_entry(n, &index, &term), DQLITE_OK);
-		dqlite_node_destroy(n);
-		n = new_node_at(1, "1", dir);
-		CHECK_CODE(dqlite_node_set_bind_address(n, "@"), DQLITE_OK);
-		CHECK_CODE(dqlite_node_start(n), DQLITE_OK);
-		CHECK_CODE(dqlite_node_stop(n), DQLITE_OK);
-		dqlite_node_destroy(n);
-		if (i == 1) {
-			fds = count_entries("/proc/self/fd");
-		}
-	}
-	CHECK(count_entries("/proc/self/fd") == fds);
-	CHECK(threads_beside_this_one() == 0);
-}
-
-static dqlite_server *new_server(const char *dir, const char *address, const char *join)
-{
-	dqlite_server *server;
-	CHECK_CODE(dqlite_server_create(dir, &server), 0);
-	CHECK(dqlite_server_get_id(server) == 0);
-	CHECK_CODE(dqlite_server_set_address(server, address), 0);
-	if (join == NULL) {
-		CHECK_CODE(dqlite_server_set_auto_bootstrap(server, true), 0);
-	} else {
-		CHECK_CODE(dqlite_server_set_auto_join(server, &join, 1), 0);
-	}
-	return server;
-}
-
-/* The number of members that the list in a server's directory calls voters. */
-static int voters_listed(const char *dir)
-{
-	char path[600], line[256];
-	int count = 0;
-	FILE *file;
-	snprintf(path, sizeof path, "%s/node-store", dir);
-	file = fopen(path, "r");
-	CHECK(file != NULL);
-	while (fgets(line, sizeof line, file) != NULL) {
-		count += strcmp(line, "voter\n") == 0;
-	}
-	fclose(file);
-	return count;
-}
-
-/* The leader that somebody knows of within a while, or 0. */
-static uint64_t wait_leader(const char *address)
-{
-	double end = now() + 30;
-	uint64_t id = 0;
-	while (id == 0 && now() < end) {
-		usleep(20000);
-		id = ask(address, LEADER, 0, SERVER);
-	}
-	return id;
-}
-
-static void servers_form_a_cluster_that_survives_a_full_stop(void)
-{
-	dqlite_server *servers[3], *lone;
-	char dirs[3][512], addresses[3][64];
-	uint64_t ids[3];
-
-	for (int i = 0; i < 3; i++) {
-		snprintf(dirs[i], sizeof dirs[i], "%s", new_dir());
-		snprintf(addresses[i], sizeof addresses[i], "@capi-%d-%d", (int)getpid(), i);
-		servers[i] = new_server(dirs[i], addresses[i], i == 0 ? NULL : addresses[0]);
-		CHECK_CODE(dqlite_server_stop(servers[i]), DQLITE_MISUSE);
-		CHECK_CODE(dqlite_server_handover(servers[i]), DQLITE_MISUSE);
-		CHECK_CODE(dqlite_server_start(servers[i]), 0);
-		CHECK_CODE(dqlite_server_start(servers[i]), DQLITE_MISUSE);
-		ids[i] = dqlite_server_get_id(servers[i]);
-		CHECK(ids[i] != 0);
-	}
-	CHECK(ids[0] == 0x2dc171858c3155be);
-	CHECK(voters_listed(dirs[0]) == 1);
-
-	/* Roles are managed: in a while all three vote, and one can go. */
-	double end = now() + 60;
-	while (dqlite_server_handover(servers[0]) != 0 && now() < end) {
-		uint64_t leader = wait_leader(addresses[1]);
-		if (leader != 0 && leader != ids[0]) {
-			break;
-		}
-		usleep(100000);
-	}
-	CHECK(now() < end);
-
-	for (int i = 0; i < 3; i++) {
-		CHECK_CODE(dqlite_server_stop(servers[i]), 0);
-		CHECK_CODE(dqlite_server_stop(servers[i]), DQLITE_MISUSE);
-	}
-	/* All at once: nobody waits for a leader. */
-	for (int i = 0; i < 3; i++) {
-		CHECK_CODE(dqlite_server_start(servers[i]), 0);
-		CHECK(dqlite_server_get_id(servers[i]) == ids[i]);
-	}
-	CHECK(wait_leader(addresses[0]) != 0 || wait_leader(addresses[1]) != 0);
-	for (int i = 0; i < 3; i++) {
-		dqlite_server_destroy(servers[i]);
-	}
-
-	/* Without an address, and with nobody to join. */
-	CHECK_CODE(dqlite_server_create(new_dir(), &lone), 0);
-	CHECK_CODE(dqlite_server_set_auto_bootstrap(lone, true), 0);
-	CHECK_CODE(dqlite_server_start(lone), DQLITE_MISUSE);
-	dqlite_server_destroy(lone);
-	lone = new_server(new_dir(), "@capi-lone", "@capi-nobody");
-	CHECK_CODE(dqlite_server_start(lone), DQLITE_ERROR);
-	dqlite_server_destroy(lone);
-}
-
 int main(int argc, char **argv)
 {
 	CHECK(argc >= 2);
@@ -607,13 +420,12 @@ int main(int argc, char **argv)
 	settings_have_ranges();
 	addresses_are_bound_at_once();
 	what_is_out_of_order_is_misuse();
+	who_is_nobody_cannot_start();
 	a_sole_voter_leads_when_start_returns();
 	a_directory_has_one_node_at_a_time();
 	a_configuration_can_be_forced();
 	stop_does_not_wait_for_a_dial_but_destroy_does();
 	stop_interrupts_a_statement_without_end();
-	lives_leave_nothing_behind(argc > 2 ? atoi(argv[2]) : 50);
-	servers_form_a_cluster_that_survives_a_full_stop();
 	/* Nobody has touched what signals do. */
 	for (int i = 1; i < 32; i++) {
 		struct sigaction action;

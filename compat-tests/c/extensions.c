@@ -25,9 +25,6 @@ extern atomic_int most_inside;
 int twice_init(sqlite3 *db, char **error, const struct sqlite3_api_routines *api);
 int broken_init(sqlite3 *db, char **error, const struct sqlite3_api_routines *api);
 
-enum { OPEN = 3, QUERY_SQL = 9, WEIGHT = 19, DESCRIBE = 18 };
-enum { FAILURE = 0, DB = 4, ROWS = 7 };
-
 static const char *root;
 
 static dqlite_node *new_node(void)
@@ -47,56 +44,6 @@ static dqlite_node *start_node(void)
 	dqlite_node *n = new_node();
 	CHECK_CODE(dqlite_node_start(n), DQLITE_OK);
 	return n;
-}
-
-/* Sends a request and reads the answer's type and body. */
-static unsigned request(int fd, unsigned type, const unsigned char *body, size_t size, unsigned char *answer)
-{
-	unsigned char header[8];
-	size_t words;
-	send_request(fd, type, body, size);
-	read_exactly(fd, header, 8);
-	words = get_word(header) & 0xffffffff;
-	CHECK(words <= 64);
-	read_exactly(fd, answer, words * 8);
-	return header[4];
-}
-
-/* A connection with the database open, or -1 if the node does not open it. */
-static int open_database(dqlite_node *n)
-{
-	unsigned char out[64], in[512], hello[8];
-	size_t size;
-	ssize_t got;
-	int fd = connect_to(dqlite_node_get_bind_address(n));
-	CHECK(fd >= 0);
-	put_word(hello, 1);
-	CHECK(write(fd, hello, 8) == 8);
-	size = put_text(out, "db");
-	put_word(out + size, 0);
-	size += 8;
-	size += put_text(out + size, "volatile");
-	send_request(fd, OPEN, out, size);
-	got = recv(fd, in, 16, MSG_WAITALL);
-	if (got != 16 || in[4] != DB) {
-		close(fd);
-		return -1;
-	}
-	return fd;
-}
-
-/* The number that a query gives. */
-static uint64_t query(int fd, const char *sql)
-{
-	unsigned char out[256], in[512];
-	size_t size;
-	put_word(out, 0);
-	size = 8 + put_text(out + 8, sql);
-	CHECK(request(fd, QUERY_SQL, out, size, in) == ROWS);
-	/* One column, its name in one word, the row's types, the value. */
-	CHECK(get_word(in) == 1);
-	CHECK((in[16] & 15) == 1);
-	return get_word(in + 24);
 }
 
 static atomic_int calls;
@@ -137,12 +84,12 @@ static void a_node_starts_with_its_weight(void)
 	put_word(hello, 1);
 	CHECK(write(fd, hello, 8) == 8);
 	put_word(out, 0);
-	request(fd, DESCRIBE, out, 8, in);
+	request(fd, DESCRIBE, out, 8, in, sizeof in);
 	CHECK(get_word(in + 8) == 17);
 	put_word(out, 19);
-	request(fd, WEIGHT, out, 8, in);
+	request(fd, WEIGHT, out, 8, in, sizeof in);
 	put_word(out, 0);
-	request(fd, DESCRIBE, out, 8, in);
+	request(fd, DESCRIBE, out, 8, in, sizeof in);
 	CHECK(get_word(in + 8) == 19);
 	close(fd);
 	dqlite_node_destroy(n);
@@ -156,15 +103,15 @@ static void a_node_has_the_extension_that_it_was_given(void)
 	CHECK_CODE(dqx_node_set_extension_init(n, twice_init), DQLITE_OK);
 	CHECK_CODE(dqlite_node_start(n), DQLITE_OK);
 	CHECK_CODE(dqx_node_set_extension_init(n, NULL), DQLITE_MISUSE);
-	fd = open_database(n);
+	fd = open_database(dqlite_node_get_bind_address(n), "db");
 	CHECK(fd >= 0);
 	CHECK(query(fd, "SELECT twice(21) AS x") == 42);
 	close(fd);
 	/* And only that one. */
-	fd = open_database(other);
+	fd = open_database(dqlite_node_get_bind_address(other), "db");
 	CHECK(fd >= 0);
 	put_word(out, 0);
-	CHECK(request(fd, QUERY_SQL, out, 8 + put_text(out + 8, "SELECT twice(21)"), in) == FAILURE);
+	CHECK(request(fd, QUERY_SQL, out, 8 + put_text(out + 8, "SELECT twice(21)"), in, sizeof in) == FAILURE);
 	close(fd);
 	dqlite_node_destroy(other);
 	dqlite_node_destroy(n);
@@ -173,13 +120,13 @@ static void a_node_has_the_extension_that_it_was_given(void)
 	n = new_node();
 	CHECK_CODE(dqx_node_set_extension_init(n, broken_init), DQLITE_OK);
 	CHECK_CODE(dqlite_node_start(n), DQLITE_OK);
-	CHECK(open_database(n) == -1);
+	CHECK(open_database(dqlite_node_get_bind_address(n), "db") == -1);
 	dqlite_node_destroy(n);
 }
 
 static void *ask_often(void *node)
 {
-	int fd = open_database(node);
+	int fd = open_database(dqlite_node_get_bind_address(node), "db");
 	CHECK(fd >= 0);
 	for (uint64_t i = 0; i < 50; i++) {
 		char sql[64];

@@ -5,6 +5,7 @@
 #define WIRE_H
 
 #include <arpa/inet.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -128,6 +129,98 @@ static inline void send_request(int fd, unsigned type, const unsigned char *body
 	put_word(header, size / 8 | (uint64_t)type << 32);
 	CHECK(write(fd, header, 8) == 8);
 	CHECK(write(fd, body, size) == (ssize_t)size);
+}
+
+/* Types of requests and of responses. */
+enum {
+	LEADER = 0,
+	OPEN = 3,
+	PREPARE = 4,
+	EXEC = 5,
+	QUERY = 6,
+	FINALIZE = 7,
+	EXEC_SQL = 8,
+	QUERY_SQL = 9,
+	INTERRUPT = 10,
+	DUMP = 15,
+	CLUSTER = 16,
+	DESCRIBE = 18,
+	WEIGHT = 19
+};
+enum {
+	FAILURE = 0,
+	SERVER = 1,
+	SERVERS = 3,
+	DB = 4,
+	STMT = 5,
+	RESULT = 6,
+	ROWS = 7,
+	EMPTY = 8,
+	FILES = 9,
+	METADATA = 10
+};
+
+/* Reads an answer, whose type is returned, and its body. */
+static inline unsigned read_answer(int fd, unsigned char *body, size_t capacity)
+{
+	unsigned char header[8];
+	size_t size;
+	read_exactly(fd, header, 8);
+	size = (size_t)(get_word(header) & 0xffffffff) * 8;
+	CHECK(size <= capacity);
+	read_exactly(fd, body, size);
+	return header[4];
+}
+
+static inline unsigned request(int fd, unsigned type, const unsigned char *body, size_t size,
+			       unsigned char *answer, size_t capacity)
+{
+	send_request(fd, type, body, size);
+	return read_answer(fd, answer, capacity);
+}
+
+/* A connection with a database open, or -1 if the node does not open it. */
+static inline int open_database(const char *address, const char *name)
+{
+	unsigned char out[128], in[512];
+	size_t size;
+	ssize_t got;
+	int fd = connect_to(address);
+	CHECK(fd >= 0);
+	put_word(out, 1);
+	CHECK(write(fd, out, 8) == 8);
+	size = put_text(out, name);
+	put_word(out + size, 0);
+	size += 8;
+	size += put_text(out + size, "volatile");
+	send_request(fd, OPEN, out, size);
+	got = recv(fd, in, 16, MSG_WAITALL);
+	if (got != 16 || in[4] != DB) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+/* Asks one of the requests that carry a statement, without parameters. */
+static inline unsigned statement(int fd, unsigned type, const char *sql, unsigned char *answer,
+				 size_t capacity)
+{
+	unsigned char out[512];
+	CHECK(strlen(sql) < sizeof out - 16);
+	put_word(out, 0);
+	return request(fd, type, out, 8 + put_text(out + 8, sql), answer, capacity);
+}
+
+/* The number that a query gives, its column's name being shorter than a word. */
+static inline uint64_t query(int fd, const char *sql)
+{
+	unsigned char in[512];
+	CHECK(statement(fd, QUERY_SQL, sql, in, sizeof in) == ROWS);
+	/* One column, its name in one word, the row's types, the value. */
+	CHECK(get_word(in) == 1);
+	CHECK((in[16] & 15) == 1);
+	return get_word(in + 24);
 }
 
 #endif /* WIRE_H */

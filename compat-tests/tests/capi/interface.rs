@@ -126,14 +126,20 @@ fn the_header_compiles_without_a_warning_in_c_and_cxx() {
     }
 }
 
-/// Compiles the C program; `linking` says how it finds the library.
-fn compile(scratch: &Path, linking: &[&str]) -> Option<PathBuf> {
+/// Compiles one of the C programs with a library's header; `linking` says how it finds the library.
+pub(crate) fn compile(
+    scratch: &Path,
+    sources: &[&str],
+    library: &Path,
+    linking: &[&str],
+) -> Option<PathBuf> {
     let compiler = compiler("gcc", scratch)?;
-    let program = scratch.join("capi");
+    let program = scratch.join(sources[0]).with_extension("");
+    let dir = repository().join("compat-tests/c");
     run(Command::new(compiler)
         .args(["-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror", "-I"])
-        .arg(library().join("include"))
-        .arg(repository().join("compat-tests/c/capi.c"))
+        .arg(library.join("include"))
+        .args(sources.iter().map(|source| dir.join(source)))
         .args(linking)
         .arg("-lpthread")
         .arg("-o")
@@ -142,50 +148,101 @@ fn compile(scratch: &Path, linking: &[&str]) -> Option<PathBuf> {
 }
 
 /// Compiles it for the shared library, where that lies.
-fn compile_shared(scratch: &Path) -> Option<PathBuf> {
-    let lib = library().join("lib").display().to_string();
+pub(crate) fn compile_shared(
+    scratch: &Path,
+    sources: &[&str],
+    library: &Path,
+    options: &[&str],
+) -> Option<PathBuf> {
+    let lib = library.join("lib").display().to_string();
     let (search, run_path) = (format!("-L{lib}"), format!("-Wl,-rpath,{lib}"));
-    compile(scratch, &[&search, "-ldqlite", &run_path])
+    let linking = [&[&*search, "-ldqlite", &*run_path], options].concat();
+    compile(scratch, sources, library, &linking)
+}
+
+/// Runs a program with a directory of its own, and more arguments.
+fn run_in_directory(program: &Path, arguments: &[&str]) {
+    let data = tempfile::tempdir().expect("a directory");
+    run(Command::new(program)
+        .arg(data.path())
+        .args(arguments)
+        // Counting what is allocated takes an allocator that keeps no stock of what was freed.
+        .env("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0"));
+}
+
+/// Compiles a program for the shared library and runs it.
+fn check(source: &str, arguments: &[&str]) {
+    let scratch = tempfile::tempdir().expect("a directory");
+    if let Some(program) = compile_shared(scratch.path(), &[source], library(), &[]) {
+        run_in_directory(&program, arguments);
+    }
 }
 
 #[test]
 fn a_c_program_uses_and_misuses_every_function() {
-    let scratch = tempfile::tempdir().expect("a directory");
-    let Some(program) = compile_shared(scratch.path()) else {
-        return;
-    };
-    let data = tempfile::tempdir().expect("a directory");
-    run(Command::new(program).arg(data.path()).arg("1000"));
+    check("capi.c", &[]);
 }
 
 #[test]
-fn memory_is_used_as_it_should_be_and_given_back() {
-    let Some(valgrind) = find_in_path_or_skip("valgrind") else {
-        return;
-    };
-    let scratch = tempfile::tempdir().expect("a directory");
-    let Some(program) = compile_shared(scratch.path()) else {
-        return;
-    };
-    let data = tempfile::tempdir().expect("a directory");
-    run(Command::new(valgrind)
-        .args(["--quiet", "--error-exitcode=9", "--leak-check=full"])
-        .args([
-            "--show-leak-kinds=definite",
-            "--errors-for-leak-kinds=definite",
-        ])
-        .arg(program)
-        .arg(data.path())
-        .arg("3"));
+fn a_program_can_rely_on_what_a_node_does_in_its_process() {
+    check("hosts.c", &["1000"]);
+}
+
+#[test]
+fn a_node_serves_several_clients_through_a_whole_life() {
+    check("clients.c", &["20"]);
+}
+
+#[test]
+fn servers_remember_who_they_are_and_form_clusters() {
+    check("servers.c", &[]);
 }
 
 #[test]
 fn a_c_program_can_be_linked_with_the_static_library() {
     let scratch = tempfile::tempdir().expect("a directory");
     let archive = library().join("lib/libdqlite.a").display().to_string();
-    let Some(program) = compile(scratch.path(), &[&archive, "-ldl", "-lm"]) else {
+    for position in ["-pie", "-no-pie"] {
+        let linking = [position, &*archive, "-ldl", "-lm"];
+        let Some(program) = compile(scratch.path(), &["capi.c"], library(), &linking) else {
+            return;
+        };
+        run_in_directory(&program, &[]);
+    }
+}
+
+#[test]
+fn a_program_at_fixed_addresses_finds_the_librarys_data() {
+    // The linker copies them into such a program.
+    let scratch = tempfile::tempdir().expect("a directory");
+    let options = ["-no-pie", "-fno-pic"];
+    if let Some(program) = compile_shared(scratch.path(), &["capi.c"], library(), &options) {
+        run_in_directory(&program, &[]);
+    }
+}
+
+#[test]
+fn the_environment_switches_logs_on() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let Some(program) = compile_shared(scratch.path(), &["clients.c"], library(), &[]) else {
         return;
     };
-    let data = tempfile::tempdir().expect("a directory");
-    run(Command::new(program).arg(data.path()).arg("5"));
+    // Info and above, nothing, everything.
+    for (value, prints, debugs) in [("2", true, false), ("0", false, false), ("1", true, true)] {
+        let data = tempfile::tempdir().expect("a directory");
+        let output = Command::new(&program)
+            .arg(data.path())
+            .arg("1")
+            .env("LIBDQLITE_TRACE", value)
+            .output()
+            .expect("it runs");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{text}");
+        assert!(
+            text.lines().all(|line| line.starts_with("LIBDQLITE[")),
+            "{text}"
+        );
+        assert_eq!(text.contains(" INFO "), prints, "{value}: {text}");
+        assert_eq!(text.contains(" DEBUG "), debugs, "{value}: {text}");
+    }
 }

@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 mod demo;
 mod extensions;
 mod interface;
+mod memory;
 mod package;
 mod scenario;
 mod stock;

@@ -9,6 +9,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use dq_server::Dial;
@@ -30,7 +31,8 @@ pub(crate) struct Dialer {
 #[derive(Debug, Default)]
 struct Gate {
     closed: bool,
-    calls: usize,
+    /// The threads that are in the function.
+    calls: Vec<ThreadId>,
 }
 
 // SAFETY: the header says that the function is called from any thread with this argument, and so
@@ -60,12 +62,24 @@ impl Dialer {
         self.lock().closed = true;
     }
 
-    /// Waits until the last call has returned.
+    /// Waits until the last call has returned. One on this very thread, which has destroyed the node from
+    /// within, is not waited for.
     pub(crate) fn wait(&self) {
+        let me = thread::current().id();
         let mut gate = self.lock();
-        while gate.calls > 0 {
+        while gate.calls.iter().any(|caller| *caller != me) {
             gate = self.left.wait(gate).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    fn leave(&self) {
+        let me = thread::current().id();
+        let mut gate = self.lock();
+        if let Some(at) = gate.calls.iter().position(|caller| *caller == me) {
+            gate.calls.swap_remove(at);
+        }
+        drop(gate);
+        self.left.notify_all();
     }
 
     fn lock(&self) -> MutexGuard<'_, Gate> {
@@ -82,20 +96,20 @@ impl Dial for Dialer {
             if gate.closed {
                 return Err(io::Error::other("the node is stopped"));
             }
-            gate.calls += 1;
+            gate.calls.push(thread::current().id());
         }
         let mut fd: c_int = -1;
         // SAFETY: the program said that this function may be called with this argument until the
         // node is destroyed, which waits for the call; both pointers are valid during it.
         let code = unsafe { (self.function)(self.arg, address.as_ptr(), &raw mut fd) };
-        self.lock().calls -= 1;
-        self.left.notify_all();
+        self.leave();
         if code != 0 {
             return Err(io::Error::other(format!(
                 "connect function returned {code}"
             )));
         }
-        if fd < 0 {
+        // SAFETY: what is done with it fails for numbers that are no open file's.
+        if fd < 0 || fcntl(unsafe { BorrowedFd::borrow_raw(fd) }, FcntlArg::F_GETFD).is_err() {
             return Err(io::Error::other("connect function gave no socket"));
         }
         // SAFETY: on success the function hands over a descriptor that is ours from here on.
@@ -110,7 +124,9 @@ impl Dial for Dialer {
 fn check(fd: BorrowedFd<'_>) -> io::Result<()> {
     let socket = SockRef::from(&fd);
     let domains = [Domain::IPV4, Domain::IPV6, Domain::UNIX];
-    if socket.r#type()? == Type::STREAM && domains.contains(&socket.domain()?) {
+    // Of what is no socket at all, neither can be told.
+    let is_stream = socket.r#type().is_ok_and(|kind| kind == Type::STREAM);
+    if is_stream && socket.domain().is_ok_and(|d| domains.contains(&d)) {
         return Ok(());
     }
     Err(io::Error::other(

@@ -6,11 +6,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::ptr;
-use std::sync::{Mutex, PoisonError};
 
 use crate::buffer::MessageBuffer;
 use crate::code::{ERROR, MISUSE, OK, Result, error, misuse};
 use crate::dial::{ConnectFn, Dialer};
+use crate::exclusive::Exclusive;
 use crate::ident;
 use crate::members::{self, NodeInfo};
 use crate::node::{NodeObject, wall_nanos};
@@ -18,7 +18,7 @@ use crate::node::{NodeObject, wall_nanos};
 /// A node, behind `struct dqlite_node`.
 #[derive(Debug)]
 pub struct DqliteNode {
-    object: Mutex<NodeObject>,
+    object: Exclusive<NodeObject>,
     message: MessageBuffer,
 }
 
@@ -76,7 +76,7 @@ pub unsafe extern "C" fn dqlite_node_create(
             dir.clone().unwrap_or_default(),
         );
         Box::new(DqliteNode {
-            object: Mutex::new(object),
+            object: Exclusive::new(object),
             message: MessageBuffer::new(),
         })
     });
@@ -107,8 +107,7 @@ pub unsafe extern "C" fn dqlite_node_destroy(node: *mut DqliteNode) {
     // SAFETY: from dqlite_node_create, and nobody uses it from here on.
     let node = unsafe { Box::from_raw(node) };
     let _ = catch_unwind(AssertUnwindSafe(|| {
-        let object = node.object.into_inner();
-        object.unwrap_or_else(PoisonError::into_inner).end();
+        node.object.into_inner().end();
     }));
 }
 
@@ -129,10 +128,11 @@ pub unsafe extern "C" fn dqlite_node_get_bind_address(node: *mut DqliteNode) -> 
     let Some(node) = (unsafe { node.as_ref() }) else {
         return ptr::null();
     };
-    let object = node.object.lock().unwrap_or_else(PoisonError::into_inner);
-    object
-        .bind_address()
-        .map_or(ptr::null(), |text| text.as_ptr())
+    let bound = node.object.with(|object| {
+        let text = object.bind_address();
+        text.map_or(ptr::null(), |text| text.as_ptr())
+    });
+    bound.unwrap_or(ptr::null())
 }
 
 /// How to reach other nodes; NULL for plain sockets.
@@ -295,8 +295,19 @@ pub unsafe extern "C" fn dqlite_node_start(node: *mut DqliteNode) -> c_int {
 /// Hands over leadership and vote.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dqlite_node_handover(node: *mut DqliteNode) -> c_int {
+    let mut handover = None;
+    let prepare = |object: &mut NodeObject| {
+        handover = Some(object.handover()?);
+        Ok(())
+    };
     // SAFETY: a node.
-    unsafe { call(node, NodeObject::handover) }
+    let code = unsafe { call(node, prepare) };
+    // SAFETY: as above.
+    match (handover, unsafe { node.as_ref() }) {
+        // It calls the program's connect function, which may ask this node something.
+        (Some(handover), Some(node)) => answer(node, || handover.run()),
+        _ => code,
+    }
 }
 
 /// Stops a node.
@@ -343,10 +354,10 @@ pub unsafe extern "C" fn dqlite_node_describe_last_entry(
     index: *mut u64,
     term: *mut u64,
 ) -> c_int {
-    if index.is_null() || term.is_null() {
-        return MISUSE;
-    }
     let describe = |object: &mut NodeObject| {
+        if index.is_null() || term.is_null() {
+            return Err(misuse("there is no place for index and term"));
+        }
         let (last_index, last_term) = object.last_entry()?;
         // SAFETY: not NULL, so places for numbers.
         unsafe {
@@ -382,19 +393,22 @@ pub(crate) unsafe fn call(
     let Some(node) = (unsafe { node.as_ref() }) else {
         return MISUSE;
     };
-    let result = catch_unwind(AssertUnwindSafe(|| {
+    answer(node, || {
         // Each method leaves the object as it was or as it is to be; one that panicked is answered
         // for by the node's own state.
-        let mut object = node.object.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = method(&mut object);
-        if let Err(failure) = &result {
-            node.message.set(&failure.message);
-        }
-        result
-    }));
-    match result {
+        let done = node.object.with(method);
+        done.unwrap_or_else(|| Err(misuse("the node is in a call on this thread already")))
+    })
+}
+
+/// Runs something for a node: its failure becomes a code and a message, and so does a panic.
+fn answer(node: &DqliteNode, run: impl FnOnce() -> Result<()>) -> c_int {
+    match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(())) => OK,
-        Ok(Err(failure)) => failure.code,
+        Ok(Err(failure)) => {
+            node.message.set(&failure.message);
+            failure.code
+        }
         Err(_) => {
             node.message.set("internal error");
             ERROR

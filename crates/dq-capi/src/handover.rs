@@ -15,6 +15,7 @@ use dq_server::Dial;
 use dq_wire::{Role, Server};
 
 use crate::client::{Client, Error, find_leader};
+use crate::code::{self, error};
 
 /// How long a new leader may take to come forth.
 const ELECTION: Duration = Duration::from_secs(10);
@@ -22,8 +23,24 @@ const ELECTION: Duration = Duration::from_secs(10);
 /// Between two questions for the new leader.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// The handover of a node that runs.
+#[derive(Debug)]
+pub(crate) struct Handover {
+    /// How to reach it and the others.
+    pub(crate) dialer: Box<dyn Dial>,
+    pub(crate) id: u64,
+    pub(crate) address: String,
+}
+
+impl Handover {
+    pub(crate) fn run(self) -> code::Result<()> {
+        hand_over(&*self.dialer, self.id, &self.address)
+            .map_err(|why| error(format!("handover: {why}")))
+    }
+}
+
 /// Hands over what the node with this id and address does for its cluster.
-pub(crate) fn hand_over(dialer: &dyn Dial, id: u64, address: &str) -> Result<(), Error> {
+fn hand_over(dialer: &dyn Dial, id: u64, address: &str) -> Result<(), Error> {
     let mut own = Client::connect(dialer, address)?;
     let mut leads = own.leader()?.is_some_and(|(leader, _)| leader == id);
     let mut members = own.members()?;

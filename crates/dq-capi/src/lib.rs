@@ -19,7 +19,8 @@
 //! What holds:
 //!
 //! - No panic reaches the caller. A function that panicked returns `DQLITE_ERROR`.
-//! - Each object has a lock, which every function takes: they can be called from any thread.
+//! - Each object has a lock, which every function takes: they can be called from any thread. A thread
+//!   that holds it is refused, not made to wait for itself; a handover does not hold it.
 //! - What the original answers with an abort or undefined behaviour is answered with
 //!   `DQLITE_MISUSE` and a message here. Every failure leaves a message.
 //! - No signal's disposition is changed, and none is relied on: sockets are written to without
@@ -43,6 +44,7 @@ mod buffer;
 mod client;
 mod code;
 mod dial;
+mod exclusive;
 pub mod exports;
 pub mod extensions;
 mod handover;

@@ -27,7 +27,7 @@ use dq_wire::disk::metadata::Metadata;
 use crate::address;
 use crate::code::{Result, error, misuse};
 use crate::dial::{Dialer, SharedDialer};
-use crate::handover;
+use crate::handover::Handover;
 use crate::trace;
 
 /// Longest network latency, an hour, ms.
@@ -325,12 +325,16 @@ impl NodeObject {
         }
     }
 
-    pub(crate) fn handover(&mut self) -> Result<()> {
+    /// What is to be done to hand over, which takes its time: nobody waits for this node meanwhile.
+    pub(crate) fn handover(&self) -> Result<Handover> {
         let State::Running(_) = &self.state else {
             return Err(misuse("the node does not run"));
         };
-        handover::hand_over(&*self.dialing(), self.id, &self.address)
-            .map_err(|why| error(format!("handover: {why}")))
+        Ok(Handover {
+            dialer: self.dialing(),
+            id: self.id,
+            address: self.address.clone(),
+        })
     }
 
     /// How this node reaches others.

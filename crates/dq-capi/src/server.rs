@@ -17,6 +17,7 @@ use std::ffi::c_void;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -29,6 +30,7 @@ use dq_wire::Role;
 use crate::client::{self, find_leader};
 use crate::code::{Result, error, misuse};
 use crate::dial::{ConnectFn, Dialer};
+use crate::handover::Handover;
 use crate::ident;
 use crate::node::{NodeObject, wall_nanos};
 
@@ -50,7 +52,8 @@ pub(crate) struct ServerObject {
     join: Vec<String>,
     bind: Option<String>,
     connect: Option<Connect>,
-    id: u64,
+    /// Read by others while a start is under way.
+    id: Arc<AtomicU64>,
     running: Option<Running>,
     /// Stopped nodes: calls of the connect function for them may still be under way.
     stopped: Vec<NodeObject>,
@@ -87,7 +90,7 @@ impl ServerObject {
             join: Vec::new(),
             bind: None,
             connect: None,
-            id: 0,
+            id: Arc::default(),
             running: None,
             stopped: Vec::new(),
         }
@@ -123,8 +126,9 @@ impl ServerObject {
         Ok(())
     }
 
-    pub(crate) fn id(&self) -> u64 {
-        self.id
+    /// Its id, as it will be: 0 before the first start.
+    pub(crate) fn id(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.id)
     }
 
     pub(crate) fn start(&mut self) -> Result<()> {
@@ -145,7 +149,7 @@ impl ServerObject {
         node.set_dialer(self.connect.map(|c| Dialer::new(c.function, c.arg)))?;
         node.enable_role_management()?;
         node.start()?;
-        self.id = info.id;
+        self.id.store(info.id, Ordering::Relaxed);
 
         let joins = info.id != BOOTSTRAP_ID && members.is_empty();
         let made = (|| {
@@ -177,8 +181,8 @@ impl ServerObject {
         Ok(())
     }
 
-    pub(crate) fn handover(&mut self) -> Result<()> {
-        match &mut self.running {
+    pub(crate) fn handover(&self) -> Result<Handover> {
+        match &self.running {
             Some(running) => running.node.handover(),
             None => Err(misuse("the server does not run")),
         }
@@ -199,7 +203,8 @@ impl ServerObject {
         if self.running.is_some()
             && let Err(failure) = self.stop()
         {
-            log::error!("server {}: {}", self.id, failure.message);
+            let id = self.id.load(Ordering::Relaxed);
+            log::error!("server {id}: {}", failure.message);
         }
         for node in self.stopped {
             node.end();

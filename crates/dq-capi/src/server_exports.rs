@@ -4,16 +4,21 @@
 use std::ffi::{c_char, c_int, c_uint, c_ulonglong, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::code::{ERROR, MISUSE, OK, Result, misuse};
 use crate::dial::ConnectFn;
+use crate::exclusive::Exclusive;
 use crate::exports::{path, text};
 use crate::server::ServerObject;
 
 /// A server, behind `struct dqlite_server`.
 #[derive(Debug)]
-pub struct DqliteServer(Mutex<ServerObject>);
+pub struct DqliteServer {
+    object: Exclusive<ServerObject>,
+    id: Arc<AtomicU64>,
+}
 
 /// Makes a server that has not started.
 #[unsafe(no_mangle)]
@@ -28,7 +33,11 @@ pub unsafe extern "C" fn dqlite_server_create(
     let dir = unsafe { path(dir) };
     let (server, code) = match dir {
         Ok(dir) => {
-            let server = Box::new(DqliteServer(Mutex::new(ServerObject::new(dir))));
+            let object = ServerObject::new(dir);
+            let server = Box::new(DqliteServer {
+                id: object.id(),
+                object: Exclusive::new(object),
+            });
             (Box::into_raw(server), OK)
         }
         Err(failure) => (ptr::null_mut(), failure.code),
@@ -47,8 +56,7 @@ pub unsafe extern "C" fn dqlite_server_destroy(server: *mut DqliteServer) {
     // SAFETY: from dqlite_server_create, and nobody uses it from here on.
     let server = unsafe { Box::from_raw(server) };
     let _ = catch_unwind(AssertUnwindSafe(|| {
-        let object = server.0.into_inner();
-        object.unwrap_or_else(PoisonError::into_inner).end();
+        server.object.into_inner().end();
     }));
 }
 
@@ -135,21 +143,28 @@ pub unsafe extern "C" fn dqlite_server_start(server: *mut DqliteServer) -> c_int
 /// Its id, or 0 before the first start.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dqlite_server_get_id(server: *mut DqliteServer) -> c_ulonglong {
-    let mut id = 0;
-    let read = |object: &mut ServerObject| {
-        id = object.id();
-        Ok(())
-    };
-    // SAFETY: a server.
-    unsafe { call(server, read) };
-    id
+    // SAFETY: NULL or a server.
+    match unsafe { server.as_ref() } {
+        Some(server) => server.id.load(Ordering::Relaxed),
+        None => 0,
+    }
 }
 
 /// Hands over leadership and vote.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dqlite_server_handover(server: *mut DqliteServer) -> c_int {
+    let mut handover = None;
+    let prepare = |object: &mut ServerObject| {
+        handover = Some(object.handover()?);
+        Ok(())
+    };
     // SAFETY: a server.
-    unsafe { call(server, ServerObject::handover) }
+    let code = unsafe { call(server, prepare) };
+    match handover {
+        // It calls the program's connect function, which may ask this server something.
+        Some(handover) => answer(|| handover.run()),
+        None => code,
+    }
 }
 
 /// Stops a server.
@@ -171,10 +186,15 @@ unsafe fn call(
     let Some(server) = (unsafe { server.as_ref() }) else {
         return MISUSE;
     };
-    let result = catch_unwind(AssertUnwindSafe(|| {
-        method(&mut server.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }));
-    match result {
+    answer(|| {
+        let done = server.object.with(method);
+        done.unwrap_or_else(|| Err(misuse("it is in a call on this thread already")))
+    })
+}
+
+/// Runs something for a server: its failure becomes a code, and so does a panic.
+fn answer(run: impl FnOnce() -> Result<()>) -> c_int {
+    match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(())) => OK,
         Ok(Err(failure)) => {
             log::warn!("server: {}", failure.message);
