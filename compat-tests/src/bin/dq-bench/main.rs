@@ -5,6 +5,7 @@
 //!                    size.rs    ─▶ Figures ─┼▶ CSV        docs/performance-*.csv
 //!                                           └▶ SVG        docs/performance-*.svg
 //!   dq-bench stall   stall.rs   ─▶ Markdown
+//!   dq-bench stock   stock.rs   ─▶ Markdown
 //! ```
 //!
 //! Disks and shared machines change their mind from minute to minute, so nothing is compared across
@@ -23,6 +24,7 @@ mod load;
 mod plot;
 mod size;
 mod stall;
+mod stock;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -45,6 +47,8 @@ struct Command {
 enum What {
     /// Writes steadily while a large database is snapshot, and tells how long writers wait.
     Stall(stall::Options),
+    /// Debian's dqlite-benchmark on Debian's library and on ours.
+    Stock(stock::Options),
 }
 
 /// What to compare, how long, and where the results go.
@@ -107,6 +111,7 @@ fn main() -> ExitCode {
     let done = match &command.what {
         None => compare(&command.compare),
         Some(What::Stall(options)) => stall::run(options),
+        Some(What::Stock(options)) => stock::run(options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
