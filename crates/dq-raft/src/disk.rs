@@ -20,6 +20,8 @@
 use std::fmt;
 use std::io::IoSlice;
 
+use dq_wire::disk::names;
+
 /// One data directory, as the log sees it.
 pub trait Disk: Clone + fmt::Debug {
     /// An open file. Dropping it closes it, and gives up the lock that [`Disk::lock`] took.
@@ -229,6 +231,20 @@ impl fmt::Display for DiskError {
 }
 
 impl std::error::Error for DiskError {}
+
+/// Makes `contents` the whole of a small file, durably: after a power cut it holds this or what it held
+/// before.
+///
+/// # Errors
+/// The disk's; the file is as it was.
+pub fn replace<D: Disk>(disk: &D, name: &str, contents: &[u8]) -> Result<(), DiskError> {
+    let temporary = names::temporary(&name);
+    let file = disk.create(&temporary)?;
+    disk.write_at(&file, 0, &[IoSlice::new(contents)])?;
+    disk.sync_data(&file)?;
+    disk.rename(&temporary, name)?;
+    disk.sync_directory()
+}
 
 /// The error numbers that the log looks at, under names that do not depend on the platform.
 pub(crate) mod libc_errno {

@@ -39,7 +39,7 @@ pub mod io;
 mod load;
 pub mod node;
 pub mod peers;
-mod promise;
+pub mod promise;
 pub mod registry;
 pub mod roles;
 pub mod sql;

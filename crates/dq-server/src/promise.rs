@@ -3,16 +3,14 @@
 //! A longer one is durable before it can be given: after a crash the node must keep promises that it no
 //! longer remembers. C dqlite takes no notice of the file, and a node without it waits for nothing.
 
-use std::io::IoSlice;
-
 use dq_raft::DiskError;
-use dq_raft::disk::Disk;
+use dq_raft::disk::{self, Disk};
 
 /// The file's name.
-pub(crate) const PROMISE_FILE: &str = "dq-promise";
+pub const PROMISE_FILE: &str = "dq-promise";
 
 /// The bound in the file; 0 without one, and `unreadable` where it cannot be understood.
-pub(crate) fn read<D: Disk>(disk: &D, unreadable: u64) -> Result<u64, DiskError> {
+pub fn read<D: Disk>(disk: &D, unreadable: u64) -> Result<u64, DiskError> {
     match disk.read(PROMISE_FILE, 32) {
         Ok(bytes) => Ok(std::str::from_utf8(&bytes)
             .ok()
@@ -24,20 +22,14 @@ pub(crate) fn read<D: Disk>(disk: &D, unreadable: u64) -> Result<u64, DiskError>
 }
 
 /// Makes another bound durable; for 0 the file goes.
-pub(crate) fn store<D: Disk>(disk: &D, bound_ms: u64) -> Result<(), DiskError> {
+pub fn store<D: Disk>(disk: &D, bound_ms: u64) -> Result<(), DiskError> {
     if bound_ms == 0 {
         return match disk.remove(PROMISE_FILE) {
             Err(error) if !error.is_not_found() => Err(error),
             _ => disk.sync_directory(),
         };
     }
-    let temporary = format!("tmp-{PROMISE_FILE}");
-    let file = disk.create(&temporary)?;
-    let text = format!("{bound_ms}\n");
-    disk.write_at(&file, 0, &[IoSlice::new(text.as_bytes())])?;
-    disk.sync_data(&file)?;
-    disk.rename(&temporary, PROMISE_FILE)?;
-    disk.sync_directory()
+    disk::replace(disk, PROMISE_FILE, format!("{bound_ms}\n").as_bytes())
 }
 
 #[cfg(test)]

@@ -5,22 +5,21 @@
 //! real one (an fsync, a job on a worker) is an event of the world here.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::IoSlice;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use dq_raft::disk::Disk;
 use dq_raft::log::writer::WriterOptions;
 use dq_raft::sim_disk::SimDisk;
 use dq_raft::{
     Compression, DataDir, DiskError, DiskOp, Driver, LogEntry, LogRange, LogReader, LogWriter,
-    OpenError, Options, Persist, ReadMode, ReadOptions, RecoverError, RecoverOptions,
-    SnapshotError, SnapshotMeta, SnapshotReader, SnapshotWriter,
+    OpenError, Options, Persist, ReadOptions, RecoverError, RecoverOptions, SnapshotError,
+    SnapshotMeta, SnapshotReader, SnapshotWriter,
 };
 use dq_server::config::Settings;
 use dq_server::exec::Finished;
 use dq_server::fsm::{self, Databases, Images};
 use dq_server::node::{Machine, Output, Start};
+use dq_server::promise;
 use dq_vfs::{Version, Vfs};
 
 use crate::net::LinkId;
@@ -60,6 +59,8 @@ pub(crate) enum Mail {
     PeerLost(u64),
     /// A snapshot was sent, or not.
     SnapshotSent(u64, bool),
+    /// This bound on promises is durable.
+    PromiseStored(u64),
 }
 
 /// Work for the disk, in order.
@@ -132,6 +133,8 @@ pub(crate) struct Process {
     pub(crate) next_conn: u64,
     /// Numbers dials.
     pub(crate) attempts: u64,
+    /// A bound on promises is being stored, or cannot be.
+    pub(crate) storing_promise: bool,
     /// Term and vote on disk.
     hard_state: (u64, u64),
 }
@@ -164,7 +167,6 @@ pub(crate) struct Identity {
 }
 
 const COMPRESSION: Compression = Compression::Lz4;
-const PROMISE_FILE: &str = "dq-promise";
 /// So few that followers are often served from disk.
 const LOG_BYTES_MAX: u64 = 64 << 10;
 
@@ -211,7 +213,13 @@ impl Process {
             seed,
             log_bytes_max: LOG_BYTES_MAX,
         };
-        let reads = promises(disk, plan.mode, &options).map_err(of_disk)?;
+        let promised = ReadOptions::promise_ms(&options);
+        let found = promise::read(disk, promised).map_err(of_disk)?;
+        let reads = ReadOptions {
+            mode: plan.mode,
+            promise_found_ms: found,
+            promise_bound_ms: found,
+        };
         let snapshot = recovered.snapshot.clone();
         let hard_state = (recovered.term, recovered.vote);
         let driver = Driver::new(options, recovered)
@@ -242,6 +250,7 @@ impl Process {
             arriving: BTreeMap::new(),
             next_conn: 2,
             attempts: 0,
+            storing_promise: false,
             hard_state,
         })
     }
@@ -306,36 +315,6 @@ impl Process {
         let meta = writer.finish().map_err(|error| error.to_string())?;
         Ok((meta, databases))
     }
-}
-
-/// What the node has to know of its promises; a longer bound is made durable first.
-fn promises(disk: &SimDisk, mode: ReadMode, options: &Options) -> Result<ReadOptions, DiskError> {
-    let found = match disk.read(PROMISE_FILE, 32) {
-        Ok(bytes) => String::from_utf8_lossy(&bytes)
-            .trim()
-            .parse()
-            .unwrap_or(ReadOptions::promise_ms(options)),
-        Err(error) if error.is_not_found() => 0,
-        Err(error) => return Err(error),
-    };
-    let wanted = match mode {
-        ReadMode::Lease => ReadOptions::promise_ms(options),
-        ReadMode::Quorum | ReadMode::Leader => 0,
-    };
-    if wanted > found {
-        let temporary = format!("tmp-{PROMISE_FILE}");
-        let file = disk.create(&temporary)?;
-        let text = format!("{wanted}\n");
-        disk.write_at(&file, 0, &[IoSlice::new(text.as_bytes())])?;
-        disk.sync_data(&file)?;
-        disk.rename(&temporary, PROMISE_FILE)?;
-        disk.sync_directory()?;
-    }
-    Ok(ReadOptions {
-        mode,
-        promise_found_ms: found,
-        promise_bound_ms: found.max(wanted),
-    })
 }
 
 fn of_disk(error: DiskError) -> BootError {

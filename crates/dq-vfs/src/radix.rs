@@ -137,13 +137,12 @@ fn only_below(here: Option<&Arc<Node>>, there: Option<&Arc<Node>>) -> u64 {
     }
     match (&here.children, &there.children) {
         (Children::Leaf(here), Children::Leaf(there)) => {
-            let is_only = |(page, other): &(&Option<(Page, u64)>, &Option<(Page, u64)>)| match (
-                page, other,
-            ) {
+            let both = here.iter().zip(there);
+            let only = both.filter(|both| match both {
                 (Some((page, _)), Some((other, _))) => !page.is_same(other),
                 (page, _) => page.is_some(),
-            };
-            here.iter().zip(there).filter(is_only).count() as u64
+            });
+            only.count() as u64
         }
         (Children::Inner(here), Children::Inner(there)) => {
             let both = here.iter().zip(there);

@@ -10,11 +10,10 @@
 //! configuration names has never voted, and its address is nobody else's.
 
 use std::fmt::Write as _;
-use std::io::IoSlice;
 
 use dq_wire::Configuration;
 
-use crate::disk::{Disk, DiskError};
+use crate::disk::{self, Disk, DiskError};
 use crate::types::{EntryKind, Recovered};
 
 /// The file with the id, in decimal.
@@ -40,13 +39,7 @@ pub fn read<D: Disk>(disk: &D) -> Result<Option<u64>, DiskError> {
 /// # Errors
 /// The disk's.
 pub fn write<D: Disk>(disk: &D, id: u64) -> Result<(), DiskError> {
-    let temporary = format!("tmp-{IDENTITY_FILE}");
-    let file = disk.create(&temporary)?;
-    let text = format!("{id}\n");
-    disk.write_at(&file, 0, &[IoSlice::new(text.as_bytes())])?;
-    disk.sync_data(&file)?;
-    disk.rename(&temporary, IDENTITY_FILE)?;
-    disk.sync_directory()
+    disk::replace(disk, IDENTITY_FILE, format!("{id}\n").as_bytes())
 }
 
 /// The newest configuration that a directory holds.

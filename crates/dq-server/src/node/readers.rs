@@ -157,7 +157,7 @@ impl Machine {
                 "node {}: connection {id} is the oldest of those that read, and they hold on to {} MiB \
                  of what was replaced meanwhile: it is ended",
                 self.settings.id,
-                self.readers.counted * PAGE_SIZE as u64 >> 20
+                (self.readers.counted * PAGE_SIZE as u64) >> 20
             );
             self.end_reader(id, out);
             // Also if a job still has it: it is on its way.

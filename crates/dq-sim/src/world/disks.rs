@@ -67,6 +67,18 @@ impl World {
         self.schedule_turn(node);
     }
 
+    /// A bound on promises becomes durable, or there are no longer promises.
+    pub(super) fn promise_due(&mut self, node: usize, life: u64, bound_ms: u64) {
+        if self.nodes[node].life != life {
+            return;
+        }
+        match promise::store(&self.nodes[node].disk, bound_ms) {
+            Ok(()) => self.post(node, Mail::PromiseStored(bound_ms)),
+            Err(_) if !self.nodes[node].disk.has_power() => self.die(node, Death::Power),
+            Err(_) => {}
+        }
+    }
+
     pub(super) fn snapshot_due(
         &mut self,
         node: usize,

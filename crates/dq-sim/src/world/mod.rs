@@ -34,7 +34,7 @@ use dq_raft::sim_disk::{Loss, SimDisk};
 use dq_raft::{Message, SnapshotMeta, SnapshotReader};
 use dq_server::exec::{self, Job};
 use dq_server::node::{Input, Output};
-use dq_server::peers;
+use dq_server::{peers, promise};
 use dq_vfs::{Version, Vfs};
 use dq_wire::{PROTOCOL_V1, Request};
 
@@ -69,6 +69,8 @@ pub(crate) enum Event {
     Job(usize, u64, u64, Box<Job>),
     /// A node's disk work is over.
     Disk(usize, u64),
+    /// A bound on promises is stored.
+    Promise(usize, u64, u64),
     /// A snapshot is written.
     Snapshot(usize, u64, Box<SnapshotMeta>, Vec<(Bytes, Version)>),
     /// A snapshot is sent.
@@ -292,6 +294,7 @@ impl World {
                 }
             }
             Event::Disk(node, life) => self.disk_done(node, life),
+            Event::Promise(node, life, bound_ms) => self.promise_due(node, life, bound_ms),
             Event::Snapshot(node, life, meta, databases) => {
                 self.snapshot_due(node, life, meta, databases);
             }

@@ -165,7 +165,15 @@ impl World {
         if process.machine.deadline() <= local {
             self.step(node, process, Input::Deadline)?;
         }
-        self.step(node, process, Input::TurnEnd)
+        self.step(node, process, Input::TurnEnd)?;
+        if !process.storing_promise
+            && let Some(bound_ms) = process.machine.promise_bound_to_store()
+        {
+            process.storing_promise = true;
+            let later = self.disk_time(node);
+            self.after(later, Event::Promise(node, self.nodes[node].life, bound_ms));
+        }
+        ControlFlow::Continue(())
     }
 
     pub(super) fn take_mail(
@@ -199,6 +207,11 @@ impl World {
             Mail::PeerLost(peer) => Input::PeerLost(peer),
             Mail::LogRead(range, entries) => Input::LogRead(range, entries),
             Mail::SnapshotSent(peer, sent) => Input::SnapshotSent(peer, sent),
+            Mail::PromiseStored(bound_ms) => {
+                process.storing_promise = false;
+                process.machine.promise_bound_stored(bound_ms);
+                return ControlFlow::Continue(());
+            }
         };
         self.step(node, process, input)
     }

@@ -131,7 +131,7 @@ pub fn is_temporary(name: &str) -> bool {
 }
 
 /// The name of a file while it is being written.
-pub fn temporary(name: &FileName) -> String {
+pub fn temporary(name: &impl fmt::Display) -> String {
     format!("{TEMPORARY_PREFIX}{name}")
 }
 
