@@ -7,12 +7,11 @@ use compat_tests::hostile::{
     Answer, DATABASE, HANDSHAKE, Vitals, Wire, encoded, exec, query, serves,
 };
 use compat_tests::load::process::Usage;
-use compat_tests::servers::{Kind, Options, Server, skip};
+use compat_tests::servers::{Kind, Options, Server};
 use dq_wire::ParamsBuf;
 use dq_wire::ValueRef;
 use dq_wire::raft_rpc;
 use dq_wire::request::Request;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 const MIB: u64 = 1 << 20;
 
@@ -275,38 +274,6 @@ fn a_row_that_is_too_large_is_refused_and_changes_nothing() {
     let too_big = wire.ask(&query(b"SELECT zeroblob(2000000000)"));
     assert_eq!(too_big.expect("answered").failure(), refused);
     drop(wire);
-    before.returns(&server, SLACK).expect("nothing remains");
-}
-
-/// Lets this process, and the servers that it starts, open as many files as it may.
-fn raise_file_limit() -> u64 {
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("has a limit");
-    setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("may be raised");
-    most
-}
-
-#[test]
-fn thousands_of_idle_connections_cost_little_and_delay_nobody() {
-    if raise_file_limit() < 3000 {
-        return skip("too few files may be open here");
-    }
-    let Some((server, before)) = server() else {
-        return;
-    };
-    let mut idle = Vec::new();
-    for round in 0..2200 {
-        let mut wire = Wire::connect(&server).expect("connects");
-        if round % 2 == 0 {
-            wire.send(&HANDSHAKE[..round % 8]).expect("sent");
-        }
-        idle.push(wire);
-    }
-    serves(&server).expect("serves");
-    let now = Vitals::of(&server).expect("runs");
-    assert!(now.files >= idle.len(), "{now:?}");
-    assert!(now.rss < before.rss + SLACK, "{before:?} {now:?}");
-    assert_eq!(now.threads, before.threads);
-    drop(idle);
     before.returns(&server, SLACK).expect("nothing remains");
 }
 

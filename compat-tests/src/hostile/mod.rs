@@ -6,12 +6,13 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use dq_wire::ParamsBuf;
 use dq_wire::header::Header;
 use dq_wire::request::Request;
+use socket2::{Domain, Socket, Type};
 
 use crate::servers::Server;
 
@@ -63,7 +64,23 @@ impl Wire {
     /// # Errors
     /// The server does not accept.
     pub fn connect(server: &Server) -> io::Result<Wire> {
-        let stream = TcpStream::connect(server.address())?;
+        Wire::over(TcpStream::connect(server.address())?)
+    }
+
+    /// Connects from an address of this machine, such as 127.0.0.7, and sends nothing: each address has
+    /// ports of its own, which do not suffice for any number of connections.
+    ///
+    /// # Errors
+    /// The server does not accept.
+    pub fn connect_from(server: &Server, source: Ipv4Addr) -> io::Result<Wire> {
+        let target: SocketAddr = server.address().parse().map_err(io::Error::other)?;
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from((source, 0)).into())?;
+        socket.connect(&target.into())?;
+        Wire::over(socket.into())
+    }
+
+    fn over(stream: TcpStream) -> io::Result<Wire> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
@@ -76,10 +93,19 @@ impl Wire {
     /// The server does not answer with DB.
     pub fn open(server: &Server) -> io::Result<Wire> {
         let mut wire = Wire::connect(server)?;
-        wire.send(&HANDSHAKE)?;
-        wire.send(&open())?;
-        match wire.answer()? {
-            Answer { kind: 4, .. } => Ok(wire),
+        wire.shake_hands()?;
+        Ok(wire)
+    }
+
+    /// Shakes hands and opens [`DATABASE`].
+    ///
+    /// # Errors
+    /// The server does not answer with DB.
+    pub fn shake_hands(&mut self) -> io::Result<()> {
+        self.send(&HANDSHAKE)?;
+        self.send(&open())?;
+        match self.answer()? {
+            Answer { kind: 4, .. } => Ok(()),
             other => Err(io::Error::other(format!("OPEN: {other:?}"))),
         }
     }

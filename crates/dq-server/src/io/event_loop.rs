@@ -37,6 +37,9 @@ const READ_BYTES: usize = 64 * 1024;
 /// Connections accepted in one go.
 const ACCEPTS: usize = 64;
 
+/// Connections whose memory is worth looking for.
+const CROWD: usize = 256;
+
 /// How long to leave the listener alone after the process ran out of file descriptors.
 const ACCEPT_PAUSE_MS: u64 = 100;
 
@@ -61,6 +64,8 @@ pub struct EventLoop {
     to_read: BTreeSet<ConnId>,
     accept_again_at: Option<u64>,
     connections_max: usize,
+    /// The most connections there were since memory was last given back.
+    connections_peak: usize,
     /// Connections are being refused, and the log says so.
     refusing: bool,
     log_writer: LogWriterThread,
@@ -134,6 +139,7 @@ impl EventLoop {
             to_read: BTreeSet::new(),
             accept_again_at: None,
             connections_max,
+            connections_peak: 0,
             refusing: false,
             log_writer,
             workers,
@@ -233,11 +239,24 @@ impl EventLoop {
         for id in self.peers.flush(now) {
             self.give(Input::PeerLost(id));
         }
+        self.give_back_memory();
         if !self.storing_promise
             && let Some(bound_ms) = self.machine.promise_bound_to_store()
         {
             self.storing_promise = true;
             self.background.store_promise(bound_ms);
+        }
+    }
+
+    /// When half of very many connections have gone, so does what the allocator keeps of them: it lies
+    /// between what others still use, and would stay for ever.
+    fn give_back_memory(&mut self) {
+        let now = self.sockets.len();
+        if now > self.connections_peak {
+            self.connections_peak = now;
+        } else if self.connections_peak >= CROWD && now <= self.connections_peak / 2 {
+            self.connections_peak = now;
+            dq_vfs::trim_heap();
         }
     }
 
