@@ -18,7 +18,7 @@
 //! Ports come from below the kernel's ephemeral range. A port picked by binding to port 0 could be
 //! taken by an outgoing connection of some other test while its node is down between two starts.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -126,6 +126,8 @@ pub struct Options {
     pub arguments: Vec<String>,
     /// Limit on the process's open files; that of this process if `None`.
     pub open_files_max: Option<u32>,
+    /// Environment variables of the process, beside those of this one.
+    pub environment: Vec<(OsString, OsString)>,
 }
 
 impl Default for Options {
@@ -138,6 +140,7 @@ impl Default for Options {
             busy_timeout_ms: None,
             arguments: ["--roles", "off"].map(str::to_owned).to_vec(),
             open_files_max: None,
+            environment: Vec::new(),
         }
     }
 }
@@ -152,6 +155,7 @@ pub struct Server {
     busy_timeout_ms: Option<u32>,
     arguments: Vec<String>,
     open_files_max: Option<u32>,
+    environment: Vec<(OsString, OsString)>,
     dir: TempDir,
     child: Option<Child>,
 }
@@ -178,6 +182,7 @@ impl Server {
             busy_timeout_ms: options.busy_timeout_ms,
             arguments: options.arguments,
             open_files_max: options.open_files_max,
+            environment: options.environment,
             dir,
             child: None,
         };
@@ -255,6 +260,7 @@ impl Server {
         if self.kind == Kind::Ours {
             command.args(&self.arguments);
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

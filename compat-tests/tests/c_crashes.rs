@@ -4,6 +4,7 @@
 //! the bytes are C's own and the node is a process.
 
 use std::fs;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use compat_tests::directory::{self, files};
@@ -12,8 +13,13 @@ use dq_client::{Config, MemStore};
 
 const ROWS: i64 = 40;
 
-/// A directory that C has written and been killed over; the server is still of kind C.
+/// A directory that C has written and been killed over.
 fn written_by_c() -> Option<Server> {
+    rows_by_c(ROWS)
+}
+
+/// The same with so many rows, each in an entry of its own.
+fn rows_by_c(rows: i64) -> Option<Server> {
     if !Kind::C.available_or_skip() || !Kind::Ours.available_or_skip() {
         return None;
     }
@@ -23,7 +29,7 @@ fn written_by_c() -> Option<Server> {
         .expect("connects");
     pool.execute("CREATE TABLE t (a INTEGER PRIMARY KEY, b)", ())
         .expect("created");
-    for a in 0..ROWS {
+    for a in 0..rows {
         pool.execute("INSERT INTO t VALUES (?, hex(randomblob(20)))", (a,))
             .expect("inserted");
     }
@@ -54,6 +60,10 @@ fn open_in_use(dir: &Path) -> String {
 }
 
 fn starts_with_all_rows(server: &mut Server) {
+    starts_with(server, ROWS..=ROWS);
+}
+
+fn starts_with(server: &mut Server, expected: RangeInclusive<i64>) {
     let (starts, text) = directory::check(server);
     assert!(starts, "{text}");
     server.start_again().expect("it starts");
@@ -66,7 +76,11 @@ fn starts_with_all_rows(server: &mut Server) {
             row.get::<i64>(0)
         })
         .expect("read");
-    assert_eq!(rows, [ROWS]);
+    assert!(expected.contains(&rows[0]), "{rows:?}, not {expected:?}");
+    let sound: Vec<String> = pool
+        .query("PRAGMA integrity_check", (), |row| row.get(0))
+        .expect("it can be checked");
+    assert_eq!(sound, ["ok"]);
 }
 
 #[test]
@@ -133,4 +147,56 @@ fn a_closed_segment_with_more_entries_than_its_name_says_is_refused() {
     fs::rename(dir.join(&last), dir.join(&renamed)).expect("it can be renamed");
     // C sets the file aside and starts without its entries.
     directory::is_refused(&mut server, &renamed);
+}
+
+/// C takes a snapshot each 1024 entries.
+const ROWS_WITH_SNAPSHOT: i64 = 1100;
+
+/// The log of a directory with a snapshot: its index, and the closed segments, ascending.
+fn snapshot_and_closed(dir: &Path) -> (u64, Vec<String>) {
+    let names: Vec<String> = files(dir).into_keys().collect();
+    let index = |name: &String| name.strip_suffix(".meta")?.split('-').nth(2)?.parse().ok();
+    let snapshot = names.iter().filter_map(index).max();
+    let closed = |name: &&String| name.len() == 33 && name.as_bytes()[16] == b'-';
+    let closed = names.iter().filter(closed).cloned().collect();
+    (snapshot.expect("C has taken a snapshot"), closed)
+}
+
+#[test]
+fn entries_that_c_would_number_anew_are_refused_and_what_an_installation_left_is_finished() {
+    let Some(mut server) = rows_by_c(ROWS_WITH_SNAPSHOT) else {
+        return;
+    };
+    let dir = server.data_dir();
+    let (snapshot, closed) = snapshot_and_closed(&dir);
+    let open = open_in_use(&dir);
+    let whole = files(&dir);
+    let last = |name: &String| name[17..].parse::<u64>().expect("an index");
+    assert!(
+        closed.len() > 1 && last(&closed[0]) < snapshot,
+        "{closed:?}"
+    );
+    starts_with(&mut server, ROWS_WITH_SNAPSHOT..=ROWS_WITH_SNAPSHOT);
+    server.stop().expect("stops");
+
+    // C installed a snapshot and was killed before the old log was gone, was started, took entries, and was
+    // killed again: it gives them the indexes that follow the old log.
+    let mut renumbered = whole.clone();
+    renumbered.retain(|name, _| !closed[1..].contains(name));
+    directory::restore(&dir, &renumbered);
+    directory::is_refused(&mut server, &open);
+
+    // Killed before it took any: the snapshot is all there is, and whole.
+    let mut installed = renumbered;
+    installed.retain(|name, _| !name.starts_with("open-"));
+    directory::restore(&dir, &installed);
+    let applied = i64::try_from(snapshot).expect("small");
+    starts_with(&mut server, applied - 16..=applied);
+    server.stop().expect("stops");
+
+    // Nothing but the snapshot and what follows it, as after an installation that was finished.
+    let mut finished = whole;
+    finished.retain(|name, _| !closed.contains(name));
+    directory::restore(&dir, &finished);
+    starts_with(&mut server, ROWS_WITH_SNAPSHOT..=ROWS_WITH_SNAPSHOT);
 }

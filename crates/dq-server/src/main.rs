@@ -119,6 +119,7 @@ impl From<Reads> for ReadMode {
 }
 
 fn main() -> ExitCode {
+    dq_vfs::map_large_buffers();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let run = match Cli::parse().command {
         Command::Run(run) => run,

@@ -75,7 +75,7 @@ pub use connection::{Capture, Grant, Write};
 pub use ffi::process::{Extension, ExtensionInit, check_sqlite};
 pub use ffi::vfs::{SystemWorld, Vfs, World, seed_randomness};
 pub use page::{PAGE_SIZE, PENDING_BYTE_PAGE, Page, PageNo};
-pub use slab::{live_pages, resident_bytes, trim_heap};
+pub use slab::{live_pages, map_large_buffers, resident_bytes, trim_heap};
 pub use sqlite::db::{Db, Prepared, TxnState};
 pub use sqlite::error::Error;
 pub use sqlite::interrupt::InterruptHandle;

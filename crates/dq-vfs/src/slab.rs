@@ -65,6 +65,24 @@ pub fn trim_heap() {
     }
 }
 
+/// Has the C allocator map large buffers one by one, for the whole life of the process, so that their
+/// memory goes back when they are freed.
+///
+/// By itself glibc does so only until one of that size was freed, and then keeps what it gets: of a
+/// log that is read at a start, and let go of as the databases are made from it, as much as both
+/// together would stay in memory. For programs that are a node; a library leaves this to its program.
+pub fn map_large_buffers() {
+    // SAFETY: it has no preconditions, and takes the allocator's own locks.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+    }
+}
+
+/// Bytes from which a buffer is worth a system call.
+#[cfg(target_env = "gnu")]
+const LARGE: libc::c_int = 1 << 20;
+
 /// Hands out one page of unspecified content, with a reference count of 1.
 ///
 /// Ends the process if the operating system has no memory left, as every other allocation does.

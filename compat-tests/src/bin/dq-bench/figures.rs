@@ -103,9 +103,9 @@ impl Table {
             .map(|rounds| median(rounds.iter().map(figure).collect()))
     }
 
-    /// How much faster `server` is than C: lowest, median and highest of the rounds' ratios.
-    fn ratios(&self, load: Load, server: &'static str) -> Option<[f64; 3]> {
-        let c = self.runs.get(&(load, "C"))?;
+    /// How much faster `server` is than `base`: lowest, median and highest of the rounds' ratios.
+    fn ratios(&self, load: Load, base: &'static str, server: &'static str) -> Option<[f64; 3]> {
+        let c = self.runs.get(&(load, base))?;
         let ours = self.runs.get(&(load, server))?;
         let mut ratios: Vec<f64> = (c.iter().zip(ours))
             .map(|(c, ours)| ours.rate / c.rate.max(f64::MIN_POSITIVE))
@@ -122,20 +122,29 @@ impl Table {
              |---|---|---:|---|---|---|---|---|\n"
         );
         for &load in &self.order {
-            for (server, remark) in [
-                ("dq", ""),
-                ("dq lease", " (lease)"),
-                ("dq queue", " (queue)"),
+            for (base, server, remark) in [
+                ("C", "dq", ""),
+                ("C", "dq lease", " (lease)"),
+                ("C", "dq queue", " (queue)"),
+                ("C nodelay", "dq", " (C with TCP_NODELAY)"),
             ] {
-                if self.runs.contains_key(&(load, server)) {
-                    self.markdown_row(&mut text, load, server, remark);
+                let is_there = |server| self.runs.contains_key(&(load, server));
+                // Without C the figures of ours stand alone.
+                if is_there(server) && (base == "C" || is_there(base)) {
+                    self.markdown_row(&mut text, load, (base, server), remark);
                 }
             }
         }
         text
     }
 
-    fn markdown_row(&self, text: &mut String, load: Load, server: &'static str, remark: &str) {
+    fn markdown_row(
+        &self,
+        text: &mut String,
+        load: Load,
+        (base, server): (&'static str, &'static str),
+        remark: &str,
+    ) {
         let speed = |server| {
             let median = |figure: fn(&Figures) -> f64| self.median(load, server, figure);
             match (
@@ -154,10 +163,10 @@ impl Table {
                 self.median(load, server, figure)
                     .map_or_else(|| "–".to_owned(), |value| short(value / unit))
             };
-            format!("{} / {}", one("C"), one(server))
+            format!("{} / {}", one(base), one(server))
         };
         let ratio = self
-            .ratios(load, server)
+            .ratios(load, base, server)
             .map_or_else(String::new, |[low, middle, high]| {
                 format!("{} ({}–{})", short(middle), short(low), short(high))
             });
@@ -172,7 +181,7 @@ impl Table {
             load.place,
             load.workload,
             load.connections,
-            speed("C"),
+            speed(base),
             speed(server),
             pair(|f| f.cpu_us, 1.0),
         );
@@ -261,12 +270,31 @@ mod tests {
             table.add(LOAD, "C", rate(c));
             table.add(LOAD, "dq", rate(ours));
         }
-        assert_eq!(table.ratios(LOAD, "dq"), Some([2.0, 3.0, 4.0]));
-        assert_eq!(table.ratios(LOAD, "dq lease"), None);
+        assert_eq!(table.ratios(LOAD, "C", "dq"), Some([2.0, 3.0, 4.0]));
+        assert_eq!(table.ratios(LOAD, "C", "dq lease"), None);
         assert_eq!(table.median(LOAD, "C", |f| f.rate), Some(100.0));
         let text = table.markdown("caption");
         assert!(text.starts_with("caption\n\n| data on |"), "{text}");
         assert!(text.contains("| 3.0 (2.0–4.0) |"), "{text}");
+    }
+
+    #[test]
+    fn c_with_nodelay_is_a_row_of_its_own() {
+        let mut table = Table::default();
+        for (server, figure) in [("C", 100.0), ("C nodelay", 400.0), ("dq", 800.0)] {
+            table.add(LOAD, server, rate(figure));
+        }
+        let text = table.markdown("caption");
+        let rows: Vec<&str> = text
+            .lines()
+            .filter(|line| line.contains("insert"))
+            .collect();
+        assert_eq!(rows.len(), 2, "{text}");
+        assert!(rows[1].contains("(C with TCP_NODELAY)"), "{text}");
+        assert!(
+            rows[1].contains("| 400 (") && rows[1].contains("| 2.0 ("),
+            "{text}"
+        );
     }
 
     #[test]

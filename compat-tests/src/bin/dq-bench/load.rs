@@ -1,5 +1,6 @@
 //! The loads: which there are, and one run of one.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -8,8 +9,8 @@ use compat_tests::load::{self, Plan, Report, Workload};
 use compat_tests::servers::{Kind, Options as ServerOptions, Server};
 use dq_client::{Cluster, Config, MemStore, Role};
 
-use crate::Compare;
 use crate::figures::{Figures, Load, Table};
+use crate::{Compare, nodelay};
 
 /// What is measured: a library and how it is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +38,13 @@ const OURS_LEASE: Variant = Variant {
     arguments: &["--reads", "lease"],
 };
 
+/// Its sockets get TCP_NODELAY from a preloaded library.
+const C_NODELAY: Variant = Variant {
+    name: "C nodelay",
+    kind: Kind::C,
+    arguments: &[],
+};
+
 /// Writers wait for others' open transactions, which C 1.11.1 cannot be told to do.
 const OURS_QUEUE: Variant = Variant {
     name: "dq queue",
@@ -61,6 +69,10 @@ pub(crate) fn variants() -> io::Result<Vec<Variant>> {
 /// All loads of clusters of one size, in rounds.
 pub(crate) fn measure(options: &Compare, nodes: u64) -> io::Result<Table> {
     let both = variants()?;
+    let library = match options.nodelay && nodes > 1 && both.contains(&C) {
+        true => Some(nodelay::build(&options.disk)?),
+        false => None,
+    };
     let mut table = Table::default();
     for round in 0..options.rounds.max(1) {
         for (place, dir) in options.places() {
@@ -82,8 +94,18 @@ pub(crate) fn measure(options: &Compare, nodes: u64) -> io::Result<Table> {
                         workload: workload.name(),
                         connections,
                     };
-                    for &variant in &these {
-                        let report = run(options, variant, nodes, dir, workload, connections)?;
+                    let writes = matches!(workload, Workload::Insert | Workload::Insert1k);
+                    let nodelay = library.as_ref().filter(|_| writes && connections == 1);
+                    let also = nodelay.map(|_| C_NODELAY);
+                    for variant in these.iter().copied().chain(also) {
+                        let library = nodelay.filter(|_| variant == C_NODELAY);
+                        let setup = Setup {
+                            busy_timeout_ms: options.busy_timeout,
+                            environment: library.map_or(Vec::new(), |l| nodelay::environment(l)),
+                            ..Setup::default()
+                        };
+                        let load_of = (workload, connections);
+                        let report = run(options, variant, nodes, dir, load_of, &setup)?;
                         eprintln!("round {}, {}: {place}, {report}", round + 1, variant.name);
                         table.add(load, variant.name, Figures::from(&report));
                     }
@@ -135,10 +157,10 @@ fn run(
     variant: Variant,
     nodes: u64,
     dir: &Path,
-    workload: Workload,
-    connections: usize,
+    (workload, connections): (Workload, usize),
+    setup: &Setup,
 ) -> io::Result<Report> {
-    let servers = start_cluster(options.busy_timeout, variant, nodes, dir)?;
+    let servers = start_cluster(setup, variant, nodes, dir)?;
     let addresses = servers
         .iter()
         .map(|server| server.address().to_owned())
@@ -156,9 +178,18 @@ fn run(
     })
 }
 
+/// How the servers of a cluster are set up, beyond what kind they are.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Setup {
+    pub(crate) busy_timeout_ms: Option<u32>,
+    pub(crate) latency_ms: Option<u32>,
+    /// Environment variables of the processes.
+    pub(crate) environment: Vec<(OsString, OsString)>,
+}
+
 /// A cluster of voters that has a leader.
 pub(crate) fn start_cluster(
-    busy_timeout_ms: Option<u32>,
+    setup: &Setup,
     variant: Variant,
     nodes: u64,
     dir: &Path,
@@ -167,7 +198,9 @@ pub(crate) fn start_cluster(
         let mut settings = ServerOptions {
             id,
             parent_dir: Some(dir.to_owned()),
-            busy_timeout_ms,
+            busy_timeout_ms: setup.busy_timeout_ms,
+            latency_ms: setup.latency_ms,
+            environment: setup.environment.clone(),
             ..ServerOptions::default()
         };
         let more = variant.arguments.iter().map(|text| (*text).to_owned());

@@ -6,6 +6,7 @@
 //!                                           └▶ SVG        docs/performance-*.svg
 //!   dq-bench stall   stall.rs   ─▶ Markdown
 //!   dq-bench stock   stock.rs   ─▶ Markdown
+//!   dq-bench failover failover.rs ─▶ Markdown
 //! ```
 //!
 //! Disks and shared machines change their mind from minute to minute, so nothing is compared across
@@ -19,8 +20,10 @@
 //! number only.
 
 mod document;
+mod failover;
 mod figures;
 mod load;
+mod nodelay;
 mod plot;
 mod size;
 mod stall;
@@ -49,6 +52,8 @@ enum What {
     Stall(stall::Options),
     /// Debian's dqlite-benchmark on Debian's library and on ours.
     Stock(stock::Options),
+    /// Has the leader of three nodes go in several ways, and tells how long nobody can write.
+    Failover(failover::Options),
 }
 
 /// What to compare, how long, and where the results go.
@@ -90,6 +95,10 @@ struct Compare {
     /// Write queue timeout of the servers in milliseconds; C knows it from 1.18.2 on.
     #[arg(long, value_name = "MS")]
     busy_timeout: Option<u32>,
+    /// For clusters, measure small loads of one connection on C with TCP_NODELAY on all sockets as well:
+    /// compiles a library with `cc` that is preloaded.
+    #[arg(long)]
+    nodelay: bool,
     /// Put tables, CSV and plots into this directory, whose PERFORMANCE.md has the markers.
     #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = "docs")]
     update: Option<PathBuf>,
@@ -112,6 +121,7 @@ fn main() -> ExitCode {
         None => compare(&command.compare),
         Some(What::Stall(options)) => stall::run(options),
         Some(What::Stock(options)) => stock::run(options),
+        Some(What::Failover(options)) => failover::run(options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

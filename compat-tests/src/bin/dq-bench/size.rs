@@ -12,7 +12,7 @@ use dq_client::{Config, MemStore, Pool, RetryPolicy};
 
 use crate::Compare;
 use crate::figures::{median, short};
-use crate::load::{Variant, start_cluster, variants};
+use crate::load::{Setup, Variant, start_cluster, variants};
 
 /// What one server needed in one round. Sizes in MiB, times in seconds.
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +53,7 @@ pub(crate) fn measure(options: &Compare) -> io::Result<Vec<Size>> {
 }
 
 fn measure_one(variant: Variant, place: &'static str, dir: &Path, mib: u64) -> io::Result<Size> {
-    let mut servers = start_cluster(None, variant, 1, dir)?;
+    let mut servers = start_cluster(&Setup::default(), variant, 1, dir)?;
     let server = &mut servers[0];
     let start = Instant::now();
     fill(&connect(server)?, mib)?;

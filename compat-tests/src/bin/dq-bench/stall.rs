@@ -19,7 +19,7 @@ use dq_client::ErrorKind;
 use hdrhistogram::Histogram;
 
 use crate::document;
-use crate::load::{Variant, start_cluster, variants};
+use crate::load::{Setup, Variant, start_cluster, variants};
 use crate::size::{connect, fill, pages};
 
 /// What to write, and when to give up.
@@ -82,7 +82,7 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
 }
 
 fn measure(options: &Options, variant: Variant) -> io::Result<String> {
-    let servers = start_cluster(None, variant, 1, &options.dir)?;
+    let servers = start_cluster(&Setup::default(), variant, 1, &options.dir)?;
     let server = &servers[0];
     let pool = connect(server)?;
     fill(&pool, options.size)?;
