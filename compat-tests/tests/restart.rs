@@ -67,8 +67,18 @@ fn restart(server: &mut Server, how: &str, mib: u64) {
     server.wait_leader(server.address()).expect("it leads");
     let took = start.elapsed();
     let (resident, peak) = (memory(server, "VmRSS"), memory(server, "VmHWM"));
+    let names = fs::read_dir(server.data_dir()).expect("it is there");
+    let is_snapshot = |name: &str| name.starts_with("snapshot-") && name.ends_with(".meta");
+    let has_snapshot = names
+        .filter_map(Result::ok)
+        .any(|entry| entry.file_name().to_str().is_some_and(is_snapshot));
+    let from = if has_snapshot {
+        "a snapshot"
+    } else {
+        "the log"
+    };
     println!(
-        "{mib} MiB, {how}: restart {:.2} s, resident {} MiB, peak {} MiB; while it ran {} MiB",
+        "{mib} MiB from {from}, {how}: restart {:.2} s, resident {} MiB, peak {} MiB; while it ran {} MiB",
         took.as_secs_f64(),
         resident >> 10,
         peak >> 10,
@@ -83,13 +93,25 @@ fn restart(server: &mut Server, how: &str, mib: u64) {
 
 #[test]
 fn a_large_database_is_there_after_a_stop_and_after_a_kill() {
+    fill_and_restart(&[]);
+}
+
+#[test]
+fn so_it_is_where_a_snapshot_has_most_of_it() {
+    fill_and_restart(&["--snapshot-threshold=8", "--snapshot-trailing=8"]);
+}
+
+fn fill_and_restart(arguments: &[&str]) {
     if !Kind::Ours.available_or_skip() {
         return;
     }
     let mib = std::env::var("DQ_RESTART_MIB").map_or(DEFAULT_MIB, |text| {
         text.parse().expect("DQ_RESTART_MIB is a number")
     });
-    let mut server = Server::start(Kind::Ours, Options::default()).expect("a node starts");
+    let mut options = Options::default();
+    let more = arguments.iter().map(|text| (*text).to_owned());
+    options.arguments.extend(more);
+    let mut server = Server::start(Kind::Ours, options).expect("a node starts");
     server.wait_leader(server.address()).expect("it leads");
     let rows = i64::try_from(mib << 20).expect("not that much") / ROW_BYTES;
     {

@@ -72,6 +72,15 @@ pub(super) const DIFFERENCES: &[Difference] = &[
         },
     },
     Difference {
+        name: "and the other way round, where a transaction has read the past",
+        targets: &["c-1.11.1"],
+        explains: |_, c, ours| {
+            is_failure(c, 517, "database is locked")
+                && failure(ours)
+                    .is_some_and(|(code, text)| code == 1 && text.starts_with("no such "))
+        },
+    },
+    Difference {
         name: "a write that is refused by SQLite, not by the queue, sets the count of changes to 0",
         targets: &["c-1.11.1"],
         explains: |past, c, ours| match (result(c), result(ours)) {
