@@ -1,5 +1,7 @@
-//! A start on any directory: see `dq_fuzz::data_dir`.
+//! See `dq_fuzz::data_dir::run`.
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| dq_fuzz::data_dir::run(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    dq_fuzz::data_dir::run(input);
+});

@@ -1,5 +1,7 @@
-//! Other nodes of a cluster: see `dq_fuzz::peer`.
+//! See `dq_fuzz::peer::run`.
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| dq_fuzz::peer::run(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    dq_fuzz::peer::run(input);
+});

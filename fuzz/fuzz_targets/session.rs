@@ -1,5 +1,7 @@
-//! Clients of a node: see `dq_fuzz::session`.
+//! See `dq_fuzz::session::run`.
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| dq_fuzz::session::run(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    dq_fuzz::session::run(input);
+});

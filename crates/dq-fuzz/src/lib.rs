@@ -20,8 +20,12 @@
 //!
 //! Left out: time inside a statement, failing disks and lost messages, which the simulator has.
 
+pub mod corpus;
 pub mod data_dir;
+pub mod decoders;
 pub mod peer;
+pub mod random;
+pub mod reached;
 pub mod session;
 pub mod shell;
 mod sql;

@@ -2,12 +2,12 @@
 //! and go, while jobs and the disk take their time.
 
 use arbitrary::{Result, Unstructured};
-use dq_raft::sim_disk::SimDisk;
 use dq_wire::header::PROTOCOL_V1;
 use dq_wire::request::Request;
 use dq_wire::{ParamsBuf, ValueRef};
 
-use crate::shell::Shell;
+use crate::reached::Reached;
+use crate::shell::{Answer, Setup, Shell};
 use crate::sql;
 
 /// Things that happen, at most.
@@ -16,13 +16,43 @@ const EVENTS_MAX: usize = 300;
 /// Connections at the same time, at most.
 const CONNECTIONS_MAX: usize = 8;
 
-/// Runs a session; afterwards the node has to serve.
+/// What the corpus has to reach.
+pub const REACHES: &[&str] = &[
+    "answer: SQL error",
+    "answer: busy",
+    "answer: database",
+    "answer: disk full",
+    "answer: files",
+    "answer: not found",
+    "answer: not leader",
+    "answer: result",
+    "answer: rows",
+    "answer: statement",
+    "connection paused",
+    "disk: append",
+    "disk: prune",
+    "job for a worker",
+    "members asked how they are",
+    "restart",
+    "said: entries",
+    "said: take over",
+    "snapshot taken",
+];
+
+/// Runs a session; afterwards the node has to serve, and a start has to find on its disk what it
+/// holds.
 ///
 /// # Panics
 /// If the node does, or breaks a promise.
-pub fn run(bytes: &[u8]) {
+pub fn run(bytes: &[u8]) -> Reached {
     let mut u = Unstructured::new(bytes);
-    let mut shell = Shell::start(SimDisk::new(), true);
+    let choice: u8 = u.arbitrary().unwrap_or_default();
+    let mut shell = Shell::start(Setup::of(choice, true));
+    // It may have promised not to vote.
+    shell.pass(10_000);
+    if choice & 16 == 0 {
+        begin(&mut shell);
+    }
     let members = u.ratio(1, 8).unwrap_or(false);
     for _ in 0..EVENTS_MAX {
         if u.is_empty() || event(&mut u, &mut shell, members).is_err() {
@@ -46,13 +76,35 @@ pub fn run(bytes: &[u8]) {
     // One that has been made a spare, or was removed, need not serve.
     if !members {
         serves(&mut shell);
+        shell.starts_again();
     }
     assert_eq!(shell.fatal, None, "clients have stopped the node");
+    shell.reached
+}
+
+/// There are tables already, and a connection.
+fn begin(shell: &mut Shell) {
+    let id = shell.connect();
+    let mut bytes = PROTOCOL_V1.to_le_bytes().to_vec();
+    Request::Open {
+        name: b"d",
+        flags: 0,
+        vfs: b"",
+    }
+    .encode(&mut bytes);
+    let none = ParamsBuf::default();
+    for sql in sql::TABLES {
+        let (sql, params) = (sql.as_bytes(), none.as_params());
+        Request::ExecSql { db: 0, sql, params }.encode(&mut bytes);
+    }
+    shell.send(id, &bytes);
+    shell.settle();
+    assert_eq!(shell.answers(id), [4, 6, 6]);
 }
 
 /// A new client can write and read.
 fn serves(shell: &mut Shell) {
-    let id = shell.connect(false);
+    let id = shell.connect();
     let mut bytes = PROTOCOL_V1.to_le_bytes().to_vec();
     let name: &[u8] = b"afterwards";
     let open = Request::Open {
@@ -79,7 +131,7 @@ fn serves(shell: &mut Shell) {
 
 fn event(u: &mut Unstructured<'_>, shell: &mut Shell, members: bool) -> Result<()> {
     let connections = shell.connections();
-    let kind = u.int_in_range(0..=20)?;
+    let kind = u.int_in_range(0..=23)?;
     if connections.is_empty() || kind == 0 && connections.len() < CONNECTIONS_MAX {
         return connect(u, shell);
     }
@@ -123,7 +175,11 @@ fn event(u: &mut Unstructured<'_>, shell: &mut Shell, members: bool) -> Result<(
             shell.defer_jobs = u.arbitrary()?;
             shell.defer_disk = u.arbitrary()?;
         }
-        _ => shell.disk_full(u.ratio(1, 4)?),
+        20 => shell.disk_full(u.ratio(1, 4)?),
+        21 if u.ratio(1, 4)? => shell.restart(),
+        21 if members => shell.hand_over(),
+        22 | 23 if members => members_answer(u, shell)?,
+        _ => shell.turn(),
     }
     if u.ratio(1, 2)? {
         shell.turn();
@@ -131,9 +187,30 @@ fn event(u: &mut Unstructured<'_>, shell: &mut Shell, members: bool) -> Result<(
     Ok(())
 }
 
+/// The other members do what the node asks of them, mostly.
+fn members_answer(u: &mut Unstructured<'_>, shell: &mut Shell) -> Result<()> {
+    let weight = u.int_in_range(0..=3)?;
+    let alive = u.ratio(3, 4)?;
+    shell.answer_poll(|id| alive.then_some((id % 2, weight)));
+    for _ in 0..u.int_in_range(1..=4)? {
+        let answers = [
+            Answer::Yes,
+            Answer::Yes,
+            Answer::Yes,
+            Answer::No,
+            Answer::YesLikeC,
+            Answer::Nothing,
+        ];
+        if !shell.answer_oldest(*u.choose(&answers)?) {
+            break;
+        }
+    }
+    Ok(())
+}
+
 /// A new connection, which mostly begins well.
 fn connect(u: &mut Unstructured<'_>, shell: &mut Shell) -> Result<()> {
-    let id = shell.connect(false);
+    let id = shell.connect();
     let mut bytes = Vec::new();
     if u.ratio(15, 16)? {
         bytes.extend(PROTOCOL_V1.to_le_bytes());
@@ -211,6 +288,10 @@ fn text(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
 fn params(u: &mut Unstructured<'_>) -> Result<ParamsBuf> {
     let blob = vec![7; 3000];
     let mut values = Vec::new();
+    if u.ratio(1, 32)? {
+        // More than the older form of a tuple can count.
+        values.resize(u.int_in_range(250..=300)?, ValueRef::Integer(3));
+    }
     for _ in 0..u.int_in_range(0..=4)? {
         values.push(match u.int_in_range(0..=8)? {
             0 => ValueRef::Integer(u.arbitrary()?),

@@ -1,5 +1,11 @@
 //! A dictionary of SQL, short enough for its statements to be combined by chance.
 
+/// What most of [`TEXTS`] works on.
+pub(crate) const TABLES: [&str; 2] = [
+    "CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT, c BLOB)",
+    "CREATE TABLE u (d DATETIME, e BOOLEAN UNIQUE, f REFERENCES t(a))",
+];
+
 /// Statements that work on tables `t` and `u`, if there are such, and some that do not work at all.
 pub(crate) const TEXTS: &[&str] = &[
     "",

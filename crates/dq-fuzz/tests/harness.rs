@@ -1,57 +1,25 @@
 //! The harnesses with a stable compiler: what was worth keeping, then what chance brings.
 //!
-//! `DQ_FUZZ_SECONDS` sets how long each goes on (20 unless set), `DQ_FUZZ_SEED` where it begins. A
-//! failure names the seed of the input that made it.
+//! `DQ_FUZZ_SECONDS` sets how long chance goes on (60 unless set), `DQ_FUZZ_SEED` where it begins,
+//! `DQ_FUZZ_TARGET` with which target alone. A failure names the seed of the input that made it.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Numbers that look random and are the same for the same seed.
-struct Random(u64);
+use dq_fuzz::random::Random;
+use dq_fuzz::reached::Reached;
+use dq_fuzz::{corpus, data_dir, decoders, peer, session};
 
-impl Random {
-    fn next(&mut self) -> u64 {
-        // splitmix64
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
+/// Harnesses of whole nodes, and what their corpora have to reach.
+type Node = (&'static str, fn(&[u8]) -> Reached, &'static [&'static str]);
 
-    fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % limit.max(1) as u64).expect("below a usize")
-    }
-}
+const NODES: [Node; 3] = [
+    ("session", session::run, session::REACHES),
+    ("peer", peer::run, peer::REACHES),
+    ("data_dir", data_dir::run, data_dir::REACHES),
+];
 
-/// What to run next: a new input, or one of the corpus with a few changes.
-fn input(seed: u64, corpus: &[Vec<u8>]) -> Vec<u8> {
-    let mut random = Random(seed);
-    if corpus.is_empty() || random.below(2) == 0 {
-        let size = 16 << random.below(8);
-        return (0..random.below(size))
-            .map(|_| random.next() as u8)
-            .collect();
-    }
-    let mut bytes = corpus[random.below(corpus.len())].clone();
-    for _ in 0..=random.below(8) {
-        let at = random.below(bytes.len());
-        match random.below(4) {
-            0 if !bytes.is_empty() => bytes[at] = random.next() as u8,
-            1 if !bytes.is_empty() => {
-                bytes.remove(at);
-            }
-            2 => bytes.insert(at, random.next() as u8),
-            _ => {
-                let other = &corpus[random.below(corpus.len())];
-                let from = random.below(other.len());
-                bytes.truncate(at);
-                bytes.extend(&other[from..]);
-            }
-        }
-    }
-    bytes
-}
+/// Changed inputs that each decoder is given.
+const CHANGED: u64 = 5000;
 
 /// Says which input a panic belongs to.
 struct Running(String);
@@ -64,50 +32,96 @@ impl Drop for Running {
     }
 }
 
-fn check(target: &str, run: fn(&[u8])) {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    let mut paths: Vec<_> = std::fs::read_dir(directory.join(target))
-        .expect("there is a corpus")
-        .map(|entry| entry.expect("it can be listed").path())
-        .collect();
-    paths.sort();
-    let mut corpus = Vec::new();
-    for path in paths {
-        let bytes = std::fs::read(&path).expect("it can be read");
-        let running = Running(path.display().to_string());
-        run(&bytes);
+fn kept(target: &str) -> Vec<(String, Vec<u8>)> {
+    let kept = corpus::read(target).expect("it can be read");
+    assert!(!kept.is_empty(), "{target} has no corpus");
+    kept
+}
+
+fn inputs(target: &str) -> Vec<Vec<u8>> {
+    kept(target).into_iter().map(|(_, input)| input).collect()
+}
+
+fn replay(target: &str) {
+    let (_, run, wanted) = NODES
+        .iter()
+        .find(|node| node.0 == target)
+        .expect("it is one");
+    let mut reached = Reached::default();
+    for (name, input) in kept(target) {
+        let running = Running(name);
+        reached.add(&run(&input));
         drop(running);
-        corpus.push(bytes);
     }
-    assert!(!corpus.is_empty());
-    let set = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
-    let time = Duration::from_secs(set("DQ_FUZZ_SECONDS").unwrap_or(20));
-    let first = set("DQ_FUZZ_SEED").unwrap_or_else(|| u64::from(std::process::id()) << 32);
+    println!("{target} has reached\n{reached}");
+    let missing = reached.missing(wanted);
+    assert!(missing.is_empty(), "{target} does not reach {missing:?}");
+}
+
+#[test]
+fn what_once_stopped_a_node_or_filled_its_memory_does_so_no_more() {
+    replay("session");
+}
+
+#[test]
+fn what_peers_once_made_a_node_panic_with_does_so_no_more() {
+    replay("peer");
+}
+
+#[test]
+fn what_a_start_once_failed_on_it_opens_or_refuses() {
+    replay("data_dir");
+}
+
+#[test]
+fn decoders_take_what_was_kept_and_what_is_a_little_different() {
+    let set = std::env::var("DQ_FUZZ_SEED").ok();
+    let seed: u64 = set.and_then(|set| set.parse().ok()).unwrap_or_else(fresh);
+    for (target, check) in decoders::ALL {
+        for (name, input) in kept(target) {
+            let running = Running(name);
+            check(&input);
+            drop(running);
+        }
+        let corpus = inputs(target);
+        for seed in seed..seed + CHANGED {
+            let running = Running(format!("DQ_FUZZ_SEED={seed} of {target}"));
+            check(&Random(seed).input(&corpus));
+            drop(running);
+        }
+    }
+}
+
+#[test]
+fn chance_makes_no_node_panic_hang_or_forget() {
+    let set = |name: &str| std::env::var(name).ok();
+    let number = |name: &str| set(name)?.parse::<u64>().ok();
+    let time = Duration::from_secs(number("DQ_FUZZ_SECONDS").unwrap_or(60));
+    let first = number("DQ_FUZZ_SEED").unwrap_or_else(fresh);
+    let chosen = set("DQ_FUZZ_TARGET");
+    std::thread::scope(|scope| {
+        for (target, run, _) in NODES {
+            if chosen.as_ref().is_none_or(|chosen| chosen == target) {
+                scope.spawn(move || chance(target, run, first, time));
+            }
+        }
+    });
+}
+
+/// A seed that nobody has tried.
+fn fresh() -> u64 {
+    u64::from(std::process::id()) << 32
+}
+
+fn chance(target: &str, run: fn(&[u8]) -> Reached, first: u64, time: Duration) {
+    let corpus = inputs(target);
     let begun = Instant::now();
     let mut seed = first;
     while begun.elapsed() < time {
-        let running = Running(format!("DQ_FUZZ_SEED={seed} of {target}"));
-        run(&input(seed, &corpus));
+        let running = Running(format!("DQ_FUZZ_SEED={seed} DQ_FUZZ_TARGET={target}"));
+        run(&Random(seed).input(&corpus));
         drop(running);
         seed += 1;
     }
-    println!(
-        "{target}: {} of the corpus, seeds {first} to {seed}",
-        corpus.len()
-    );
-}
-
-#[test]
-fn no_session_of_clients_stops_a_node_or_fills_its_memory() {
-    check("session", dq_fuzz::session::run);
-}
-
-#[test]
-fn no_message_of_a_peer_makes_a_node_panic() {
-    check("peer", dq_fuzz::peer::run);
-}
-
-#[test]
-fn no_content_of_a_data_directory_makes_a_start_panic_or_hang() {
-    check("data_dir", dq_fuzz::data_dir::run);
+    println!("{target}: seeds {first} to {seed}");
 }

@@ -188,6 +188,11 @@ impl DiskError {
     pub fn is_not_found(&self) -> bool {
         self.cause == Cause::Os(libc_errno::ENOENT)
     }
+
+    /// Whether the file was larger than the caller could use.
+    pub fn is_too_large(&self) -> bool {
+        matches!(self.cause, Cause::TooLarge { .. })
+    }
 }
 
 impl fmt::Display for Operation {

@@ -34,6 +34,10 @@ pub fn frames(payload: &Payload) -> Result<Option<Frames>, String> {
     let Command::Frames(frames) = command else {
         return Ok(None);
     };
+    // A snapshot with it could be written, and not be read again.
+    if frames.name.len() > NAME_SIZE_MAX {
+        return Err("bad command: a name that no database can have".to_owned());
+    }
     let mut pages = Vec::with_capacity(frames.len());
     for (number, page) in frames.pages() {
         pages.push((PageNo(number), Page::copy_from(page)));
@@ -260,6 +264,23 @@ mod tests {
             bytes.extend_from_slice(wal);
         }
         bytes
+    }
+
+    #[test]
+    fn a_transaction_on_a_name_that_no_snapshot_can_hold_is_refused() {
+        for (size, taken) in [
+            (504, true),
+            (NAME_SIZE_MAX, true),
+            (NAME_SIZE_MAX + 1, false),
+        ] {
+            let name = vec![b'x'; size];
+            let mut bytes = dq_wire::encode_frames_header(&name, 0, [1]);
+            bytes.extend_from_slice(&[0; PAGE_SIZE]);
+            let read = frames(&Payload::from(Bytes::from(bytes)));
+            assert_eq!(read.is_ok(), taken, "{size} bytes");
+            let snapshot = snapshot_of(&[(&name, &[0; PAGE_SIZE], b"")]);
+            assert_eq!(read_snapshot(&mut &snapshot[..]).is_ok(), taken);
+        }
     }
 
     #[test]

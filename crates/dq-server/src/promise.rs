@@ -9,13 +9,18 @@ use dq_raft::disk::{self, Disk};
 /// The file's name.
 pub const PROMISE_FILE: &str = "dq-promise";
 
+/// Longer than any promise, ms: a day. Such a bound is no longer the text that was written.
+const BOUND_END: u64 = 86_400_000;
+
 /// The bound in the file; 0 without one, and `unreadable` where it cannot be understood.
 pub fn read<D: Disk>(disk: &D, unreadable: u64) -> Result<u64, DiskError> {
     match disk.read(PROMISE_FILE, 32) {
         Ok(bytes) => Ok(std::str::from_utf8(&bytes)
             .ok()
             .and_then(|text| text.trim().parse().ok())
+            .filter(|bound| *bound < BOUND_END)
             .unwrap_or(unreadable)),
+        Err(error) if error.is_too_large() => Ok(unreadable),
         Err(error) if error.is_not_found() => Ok(0),
         Err(error) => Err(error),
     }
@@ -37,6 +42,16 @@ mod tests {
     use dq_raft::sim_disk::SimDisk;
 
     use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_understood_is_taken_for_the_longest_promise() {
+        let long = [b'1'; 33];
+        let absurd = u64::MAX.to_string();
+        for content in [&b""[..], b"x", b"\xff", b"-1", absurd.as_bytes(), &long] {
+            let disk = SimDisk::with_files([(PROMISE_FILE, content.to_vec())]);
+            assert_eq!(read(&disk, 7), Ok(7), "{content:?}");
+        }
+    }
 
     #[test]
     fn the_bound_is_kept_replaced_and_removed() {

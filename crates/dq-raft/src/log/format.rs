@@ -23,6 +23,10 @@ pub(crate) const ENTRY_HEADER_SIZE: u64 = EntryHeader::SIZE as u64;
 pub(crate) const SEGMENT_SIZE_MAX: u64 = 5 << 30;
 /// Largest `.meta` file to read: four words and a configuration.
 pub(crate) const SNAPSHOT_META_SIZE_MAX: u64 = 32 + CONFIGURATION_SIZE_MAX as u64;
+/// Indexes, terms and versions from here on cannot be true, and would leave no room to count on. What
+/// peers may say ends well before ([`NUMBER_MAX`](crate::message::NUMBER_MAX)), so that nobody can bring
+/// a node to write what it does not read.
+pub(crate) const COUNTED_END: u64 = 1 << 63;
 /// The files of term and vote, by the version's parity: odd ones first.
 pub(crate) const METADATA_NAMES: [&str; 2] = ["metadata1", "metadata2"];
 

@@ -255,6 +255,12 @@ impl Analysis {
                 };
                 corrupt(name, format!("decode content of {name}: {why}"))
             })?;
+            for (what, number) in [("version", metadata.version), ("term", metadata.term)] {
+                if number >= format::COUNTED_END {
+                    let detail = format!("{name} holds {what} {number}, to which no node counts");
+                    return Err(corrupt(name, detail));
+                }
+            }
             found[slot] = Some(metadata);
             self.files.metadata_exists[slot] = true;
             self.read.push(name.to_owned());

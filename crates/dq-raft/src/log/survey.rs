@@ -3,6 +3,7 @@
 use dq_wire::disk::names::{self, FileName, SnapshotName};
 
 use crate::disk::Listed;
+use crate::log::format::COUNTED_END;
 use crate::log::identity;
 use crate::log::plan::Segment;
 
@@ -34,12 +35,12 @@ impl Survey {
             match FileName::parse(name) {
                 Some(FileName::Metadata1) => survey.metadata_sizes[0] = Some(*size),
                 Some(FileName::Metadata2) => survey.metadata_sizes[1] = Some(*size),
-                Some(FileName::ClosedSegment { first, last }) if last < INDEX_END => {
+                Some(FileName::ClosedSegment { first, last }) if last < COUNTED_END => {
                     survey.closed.push(Segment { first, last });
                 }
                 Some(FileName::OpenSegment { counter }) => survey.open.push(counter),
-                Some(FileName::Snapshot(name)) if name.index < INDEX_END => data.push(name),
-                Some(FileName::SnapshotMeta(name)) if name.index < INDEX_END => metas.push(name),
+                Some(FileName::Snapshot(name)) if name.index < COUNTED_END => data.push(name),
+                Some(FileName::SnapshotMeta(name)) if name.index < COUNTED_END => metas.push(name),
                 _ if names::is_temporary(name) => survey.temporaries.push(name.clone()),
                 _ if name.starts_with("corrupt-") => survey.set_aside.push(name.clone()),
                 _ if name == names::LOCK_FILE || name == identity::IDENTITY_FILE => {}
@@ -80,6 +81,3 @@ impl Survey {
         }
     }
 }
-
-/// Names with this index or a higher one belong to no log: they could not even be counted on from.
-const INDEX_END: u64 = 1 << 62;

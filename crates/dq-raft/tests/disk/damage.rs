@@ -473,6 +473,32 @@ fn every_state_of_the_metadata_files_is_known() {
 }
 
 #[test]
+fn a_snapshot_as_far_as_a_false_leader_can_bring_a_node_is_found_again() {
+    // Peers may say numbers below 1 << 62, and entries may follow.
+    let index = (1 << 62) + 1;
+    let mut files = log(&[1; 2], &[]);
+    files.remove("open-1");
+    add_snapshot(&mut files, index, 1);
+    let (recovered, ..) = start(&files).unwrap();
+    assert_eq!(recovered.snapshot.unwrap().index, index);
+}
+
+#[test]
+fn metadata_that_leave_no_room_to_count_on_are_refused() {
+    for (version, term) in [(u64::MAX, 9), (1 << 63, 9), (3, u64::MAX), (3, 1 << 63)] {
+        let mut files = log(&[1; 2], &[]);
+        files.insert("metadata1".into(), metadata(version, term, 0));
+        let (file, detail) = refusal(&files);
+        assert_eq!(file, "metadata1", "{detail}");
+    }
+    let mut files = log(&[1; 2], &[]);
+    files.insert("metadata1".into(), metadata(1 << 62, 9, 0));
+    let (_, disk, mut writer) = start(&files).unwrap();
+    writer.write(&[persist(1, [hard_state(11, 0)])]).unwrap();
+    assert_eq!(disk.files()["metadata1"], metadata((1 << 62) + 1, 11, 0));
+}
+
+#[test]
 fn writing_goes_on_in_the_older_metadata_file() {
     let mut files = log(&[1; 2], &[]);
     files.insert("metadata2".into(), metadata(2, 10, 3));

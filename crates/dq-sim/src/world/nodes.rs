@@ -334,6 +334,10 @@ impl World {
                 return ControlFlow::Break(Death::Kill);
             }
         }
-        ControlFlow::Continue(())
+        // Whichever operation cut it: that of a snapshot that arrives is reported to nobody else.
+        match process.dir.disk().has_power() {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(Death::Power),
+        }
     }
 }

@@ -104,6 +104,21 @@ fn a_snapshot_that_does_not_name_us_is_installed_and_its_configuration_kept() {
 }
 
 #[test]
+fn a_snapshot_that_ends_in_an_older_term_than_what_is_committed_is_discarded() {
+    let mut bench = Bench::of_three(&[1, 1]);
+    bench.receive(2, append(3, (3, 1), 4, &[3]));
+    bench.durable();
+    assert_eq!(bench.driver.commit_index(), 4);
+    let meta = snapshot(9, 2, &voters(3));
+    let message = Message::InstallSnapshot {
+        term: 3,
+        meta: meta.clone(),
+    };
+    bench.receive(2, message);
+    assert_eq!(bench.others.last(), Some(&Effect::Discard(meta)));
+}
+
+#[test]
 fn timeout_now_is_obeyed_only_from_our_leader_about_our_log_with_an_idle_disk() {
     // R10
     let now = |term, index, last| Message::TimeoutNow {
