@@ -245,7 +245,7 @@ fn client(u: &mut Unstructured<'_>, shell: &mut Shell) -> Result<()> {
         let request = match u.int_in_range(0..=11)? {
             0..=4 => Request::ExecSql {
                 db: 0,
-                sql: *u.choose(&[
+                sql: u.choose(&[
                     &b"INSERT INTO t (b) VALUES (1)"[..],
                     b"INSERT INTO t (b) VALUES (zeroblob(30000))",
                     b"CREATE TABLE IF NOT EXISTS t (a INTEGER PRIMARY KEY, b)",

@@ -122,7 +122,7 @@ impl Shell {
                     self.arrived(conn);
                 }
             }
-            Output::SendPeer { to, message, .. } => self.to_peer(to, message),
+            Output::SendPeer { to, message, .. } => self.carry_to_peer(to, message),
             Output::Poll(members) => {
                 self.reached.note("members asked how they are");
                 self.polls.push_back(members);
@@ -141,7 +141,7 @@ impl Shell {
     }
 
     /// What is said to a peer is what it can read, down to the last byte of a snapshot.
-    fn to_peer(&mut self, to: u64, message: Message) {
+    fn carry_to_peer(&mut self, to: u64, message: Message) {
         let mut size = 0;
         self.reached.note(match &message {
             Message::AppendEntries(m) if m.entries.is_empty() => "said: heartbeat",
