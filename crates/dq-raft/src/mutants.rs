@@ -32,10 +32,16 @@ pub enum Mutant {
     ErrorsAtOnce,
     /// A write of which nobody knows is said to be not done.
     CertainlyNotDone,
+    /// A text that is refused in its middle is said to be not done, although its beginning is.
+    PartlyDoneRefused,
     /// Reads see only what is committed, also the client's own writes.
     ForgetOwnWrites,
     /// Statements that shrink a database share an entry with others.
     ShrinkInBatch,
+    /// What a job committed becomes a version whatever has become of its session, slot and base.
+    PublishUnchecked,
+    /// Of several writes of a request the last one tells whether it may have been carried out.
+    LastWriteDecides,
     /// What has executed survives the end of the leadership that it belongs to.
     HeadSurvives,
     /// An AppendEntries may end before the first entry of the leader's term.
@@ -48,12 +54,16 @@ pub enum Mutant {
     AdoptEchoedTerm,
     /// A configuration stays in effect whose entry was cut off.
     KeepCutConfiguration,
+    /// A start goes by the configuration that it knows to be committed, not by the log's last one.
+    StartFromCommitted,
     /// Segments that a start leaves out of its log stay on disk.
     KeepForgottenSegments,
     /// A truncation removes segments from the front.
     TruncateFromTheFront,
     /// An early answer acknowledges what is not stored.
     AcknowledgeUnstored,
+    /// raft-rs is told that an entry is durable although it is being replaced.
+    PersistedThoughReplaced,
     /// Answers of earlier terms count as echoes.
     EchoOfAnyTerm,
     /// A leader without a vote counts itself in majorities.
@@ -64,8 +74,12 @@ pub enum Mutant {
     NoMargin,
     /// A leadership has not ended if the node leads again when it looks.
     SameRoleSameEpoch,
+    /// Whether leadership has ended is looked at when somebody leads, not after every call into raft.
+    LookSeldom,
     /// Entries of an ended leadership stay in the table of what is in flight.
     KeepInFlight,
+    /// Entries in flight are known by their index alone.
+    InFlightByIndex,
     /// Connections live on when the leadership ends in which they were opened.
     KeepSessions,
     /// A database is as large as the highest page of an entry.
@@ -94,7 +108,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 42] = [
+    pub const ALL: [Mutant; 49] = [
         Mutant::SendBeforeTerm,
         Mutant::SayBeforeDurable,
         Mutant::CampaignBeforeDurable,
@@ -108,23 +122,30 @@ impl Mutant {
         Mutant::AnswerBeforeCommit,
         Mutant::ErrorsAtOnce,
         Mutant::CertainlyNotDone,
+        Mutant::PartlyDoneRefused,
         Mutant::ForgetOwnWrites,
         Mutant::ShrinkInBatch,
+        Mutant::PublishUnchecked,
+        Mutant::LastWriteDecides,
         Mutant::HeadSurvives,
         Mutant::AppendStopsShort,
         Mutant::CommitBeyondEnd,
         Mutant::HeartbeatAnywhere,
         Mutant::AdoptEchoedTerm,
         Mutant::KeepCutConfiguration,
+        Mutant::StartFromCommitted,
         Mutant::KeepForgottenSegments,
         Mutant::TruncateFromTheFront,
         Mutant::AcknowledgeUnstored,
+        Mutant::PersistedThoughReplaced,
         Mutant::EchoOfAnyTerm,
         Mutant::CountOneself,
         Mutant::LeaseAfterRelease,
         Mutant::NoMargin,
         Mutant::SameRoleSameEpoch,
+        Mutant::LookSeldom,
         Mutant::KeepInFlight,
+        Mutant::InFlightByIndex,
         Mutant::KeepSessions,
         Mutant::SizeFromHighestPage,
         Mutant::ClockPerTurn,
@@ -142,19 +163,27 @@ impl Mutant {
 
 #[cfg(feature = "mutants")]
 thread_local! {
-    static BROKEN: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };
+    /// A bit for each.
+    static BROKEN: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
 /// Breaks a rule, or none, for the calling thread.
 #[cfg(feature = "mutants")]
 pub fn break_rule(mutant: Option<Mutant>) {
-    BROKEN.set(mutant);
+    break_rules(mutant.as_slice());
+}
+
+/// Breaks several rules at once for the calling thread: one may stand behind another.
+#[cfg(feature = "mutants")]
+pub fn break_rules(mutants: &[Mutant]) {
+    let bits = mutants.iter().map(|mutant| 1 << *mutant as u64);
+    BROKEN.set(bits.fold(0, |all, bit: u64| all | bit));
 }
 
 /// Whether this rule is broken.
 #[cfg(feature = "mutants")]
 pub fn is_broken(mutant: Mutant) -> bool {
-    BROKEN.get() == Some(mutant)
+    BROKEN.get() & (1 << mutant as u64) != 0
 }
 
 /// Whether this rule is broken: never.

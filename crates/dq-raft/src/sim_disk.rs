@@ -11,8 +11,9 @@
 //!               └──── power cut: kept, torn or dropped ◀──── sync_directory ───────┘
 //! ```
 //!
-//! [`SimDisk::fail`] makes one later operation fail, or cuts the power at it. Only operations that
-//! change something or make it durable are counted: reading never fails here.
+//! [`SimDisk::fail`] makes one later operation fail, or cuts the power at it;
+//! [`SimDisk::fail_when`] the next one of a kind. Only operations that change something or make it
+//! durable are counted: reading never fails here.
 //!
 //! Left out: reordering inside the durable part, sectors that decay, and reads that fail.
 
@@ -49,6 +50,9 @@ pub enum Loss {
     Random(u64),
 }
 
+/// Tells by its kind and its file's name whether an operation is the one; an empty name is the directory.
+pub type Aim = fn(Operation, &str) -> bool;
+
 /// What happens at an operation chosen by [`SimDisk::fail`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -57,6 +61,8 @@ pub enum Fault {
     /// The operation is begun (what it does is pending) and fails, and so does every one after it,
     /// until [`SimDisk::power_cut`].
     PowerCut,
+    /// This operation works, and the power is cut at the one that comes so many after it.
+    PowerCutAfter(u64),
 }
 
 impl SimDisk {
@@ -95,6 +101,7 @@ impl SimDisk {
                 pending: state.pending.clone(),
                 operations: state.operations,
                 faults: BTreeMap::new(),
+                aimed: Vec::new(),
                 power_is_off: false,
                 space: state.space,
                 locks: BTreeMap::new(),
@@ -107,9 +114,16 @@ impl SimDisk {
         self.state().faults.insert(number, fault);
     }
 
+    /// Lets the next operation fail that `aim` holds for.
+    pub fn fail_when(&self, aim: Aim, fault: Fault) {
+        self.state().aimed.push((aim, fault));
+    }
+
     /// Takes back all faults that have not happened.
     pub fn clear_faults(&self) {
-        self.state().faults.clear();
+        let mut state = self.state();
+        state.faults.clear();
+        state.aimed.clear();
     }
 
     /// Whether the power is on: it is not between [`Fault::PowerCut`] and
@@ -173,9 +187,19 @@ impl SimDisk {
         if state.power_is_off {
             return failed(libc_errno::EIO);
         }
-        match state.faults.remove(&number) {
+        let aimed = state.aimed.iter().position(|(aim, _)| aim(operation, name));
+        let aimed = aimed.map(|at| state.aimed.remove(at).1);
+        let fault = state.faults.remove(&number).or(aimed);
+        let fault = match fault {
+            Some(Fault::PowerCutAfter(count)) if count > 0 => {
+                state.faults.insert(number + count, Fault::PowerCut);
+                None
+            }
+            other => other,
+        };
+        match fault {
             Some(Fault::Error(errno)) => failed(errno),
-            Some(Fault::PowerCut) => {
+            Some(Fault::PowerCut | Fault::PowerCutAfter(_)) => {
                 // A sync that was cut off has made nothing certain, so it is as if not begun.
                 if operation != Operation::Sync {
                     let _ = act(&mut state);
@@ -368,6 +392,7 @@ struct State {
     pending: Vec<Change>,
     operations: u64,
     faults: BTreeMap<u64, Fault>,
+    aimed: Vec<(Aim, Fault)>,
     power_is_off: bool,
     space: Option<u64>,
     locks: BTreeMap<String, Arc<()>>,
@@ -483,6 +508,7 @@ impl State {
         }
         self.names = self.durable_names.clone();
         self.faults.clear();
+        self.aimed.clear();
         self.power_is_off = false;
         self.locks.clear();
     }
@@ -648,6 +674,17 @@ mod tests {
         assert!(disk.sync_directory().is_err());
         disk.power_cut(Loss::Nothing);
         assert_eq!(disk.files()["a"], [0; 10]);
+    }
+
+    #[test]
+    fn an_aimed_fault_waits_for_its_operation() {
+        let disk = SimDisk::new();
+        let aim: Aim = |operation, name| operation == Operation::Sync && name == "b";
+        disk.fail_when(aim, Fault::Error(libc_errno::EIO));
+        let (one, other) = (disk.create("a").unwrap(), disk.create("b").unwrap());
+        disk.sync_data(&one).unwrap();
+        assert!(disk.sync_data(&other).is_err());
+        disk.sync_data(&other).unwrap();
     }
 
     #[test]

@@ -145,13 +145,19 @@ pub(crate) fn heartbeat_out(
     let first_of_term = view.first_of_term?;
     let replicated = follower.next_index.saturating_sub(1);
     let anywhere = is_broken(Mutant::HeartbeatAnywhere) && replicated > 0;
-    let prev =
-        if follower.state == ProgressState::Replicate && replicated >= first_of_term || anywhere {
-            EntryId {
-                index: replicated,
-                term: view.cache.term_at(replicated)?,
-            }
-        } else {
+    let there = match follower.state == ProgressState::Replicate && replicated >= first_of_term {
+        true => view.cache.term_at(replicated),
+        false if anywhere => view.cache.term_at(replicated),
+        false => None,
+    };
+    let prev = match there {
+        Some(term) => EntryId {
+            index: replicated,
+            term,
+        },
+        // Also where the log there is gone by now: without a heartbeat the peer could not answer,
+        // and nothing else would ever make raft-rs look at it again.
+        None => {
             if !peer.positions.contains(&view.last.index) {
                 if peer.positions.len() == POSITIONS {
                     peer.positions.pop_front();
@@ -159,7 +165,8 @@ pub(crate) fn heartbeat_out(
                 peer.positions.push_back(view.last.index);
             }
             view.last
-        };
+        }
+    };
     let append = AppendEntries {
         term: view.term,
         prev_index: prev.index,

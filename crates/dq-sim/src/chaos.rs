@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use dq_raft::sim_disk::{Fault as DiskFault, Loss};
+use dq_raft::disk::Operation;
+use dq_raft::sim_disk::{Aim, Fault as DiskFault, Loss};
 
 use crate::client::Phase;
 use crate::net::{LinkId, Site};
@@ -10,6 +11,20 @@ use crate::plan::{Fault, MS, SECOND};
 use crate::world::{Death, Event, Relief, World};
 
 const EIO: i32 = 5;
+
+const REMOVAL: Aim = |operation, name| operation == Operation::Remove && name.starts_with('0');
+
+/// Operations at which something rare may be half done.
+const AIMS: [Aim; 8] = [
+    |operation, name| operation == Operation::Sync && name.starts_with("metadata"),
+    |operation, name| operation == Operation::Write && name.starts_with("metadata"),
+    REMOVAL,
+    |operation, name| operation == Operation::Remove && name.starts_with("snapshot"),
+    |operation, name| operation == Operation::Rename && name.starts_with("tmp-snapshot"),
+    |operation, name| operation == Operation::Rename && name.starts_with("open"),
+    |operation, name| operation == Operation::Truncate && name.starts_with("open"),
+    |operation, name| operation == Operation::Sync && name.is_empty(),
+];
 
 impl World {
     /// The next fault, and the one after it.
@@ -58,6 +73,23 @@ impl World {
                 let at = self.nodes[node].disk.operations() + self.rng.below(12);
                 self.nodes[node].disk.fail(at, DiskFault::PowerCut);
             }
+            Fault::PowerCutAt if runs => {
+                let aim = self.rng.pick(&AIMS);
+                let after = DiskFault::PowerCutAfter(self.rng.below(12));
+                self.nodes[node].disk.fail_when(aim, after);
+            }
+            Fault::PowerCutAtRemoval if runs => {
+                let after = DiskFault::PowerCutAfter(self.rng.below(6));
+                self.nodes[node].disk.fail_when(REMOVAL, after);
+            }
+            Fault::DieInSyncThenPowerCut if runs => {
+                let aim: Aim = match self.rng.chance(700) {
+                    true => AIMS[0],
+                    false => |operation, _| operation == Operation::Sync,
+                };
+                self.nodes[node].disk.fail_when(aim, DiskFault::Error(EIO));
+                self.nodes[node].hurries = true;
+            }
             Fault::DieInWriteThenPowerCut if runs => {
                 let at = self.nodes[node].disk.operations() + self.rng.below(12);
                 self.nodes[node].disk.fail(at, DiskFault::Error(EIO));
@@ -81,6 +113,13 @@ impl World {
                 self.after(later, Event::Relief(Relief::Space(node)));
             }
             Fault::SlowDisk => self.nodes[node].slow_until = self.now + self.a_while(),
+            Fault::LateJobs => {
+                let later = self.rng.between(1, 10 * self.plan.election_ms) * MS;
+                self.nodes[node].jobs_late_until = self.now + later;
+                if self.rng.chance(600) {
+                    return self.inject(Fault::Shatter, node);
+                }
+            }
             Fault::Partition => {
                 let sides: Vec<bool> = (0..self.sites()).map(|_| self.rng.chance(500)).collect();
                 self.cut(|from, to| sides[from] != sides[to]);
@@ -93,6 +132,10 @@ impl World {
                 let count = self.nodes.len();
                 let node = leader.filter(|_| node.is_multiple_of(2)).unwrap_or(node);
                 self.cut(|from, to| from.max(to) < count && (from == node || to == node));
+            }
+            Fault::Shatter if self.nodes.len() > 1 => {
+                let count = self.nodes.len();
+                self.cut(|from, to| from.max(to) < count);
             }
             Fault::Reset => return self.reset(false),
             Fault::HalfOpen => return self.reset(true),
@@ -169,7 +212,9 @@ impl World {
             let slot = &mut self.nodes[node];
             slot.paused_until = self.now;
             slot.slow_until = 0;
+            slot.jobs_late_until = 0;
             slot.dies_in = None;
+            slot.hurries = false;
             slot.disk.set_space(None);
             slot.disk.clear_faults();
             if slot.process.is_none() {

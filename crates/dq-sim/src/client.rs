@@ -156,8 +156,8 @@ impl Failure {
 /// What a node answers.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Answer {
-    /// Rows affected.
-    Done(u64),
+    /// Rows affected, and the last row's id.
+    Done(u64, u64),
     /// Rows.
     Rows(Vec<Vec<Value>>),
     /// The leader's address, or nothing.
@@ -183,6 +183,8 @@ pub(crate) struct Client {
     pub(crate) shared: Rc<RefCell<Shared>>,
     /// How long it waits for an answer.
     pub(crate) patience: u64,
+    /// It keeps its link when its database is closed by the node.
+    pub(crate) loyal: bool,
 }
 
 impl Client {
@@ -332,13 +334,10 @@ impl Client {
             .await;
         match answer {
             Some(Some(answer)) => {
-                if let Err(failure) = &answer
-                    && matches!(
-                        failure,
-                        Failure::Refused(12 | 10250 | 10506, _) | Failure::Unknown
-                    )
-                {
-                    self.close();
+                match &answer {
+                    Err(Failure::Refused(12 | 10250 | 10506, _)) if self.loyal => {}
+                    Err(Failure::Refused(12 | 10250 | 10506, _) | Failure::Unknown) => self.close(),
+                    _ => {}
                 }
                 answer
             }
@@ -381,28 +380,49 @@ impl Client {
     /// Makes sure that a database is open on a leader, for as long as the workload may go on.
     pub(crate) async fn ready(&self) -> bool {
         loop {
-            {
-                let port = self.port.borrow();
-                if port.state == State::Up && port.open {
-                    return true;
-                }
+            if self.is_open() {
+                return true;
             }
             if self.phase() == Phase::Stopping || self.phase() == Phase::Done {
                 return false;
             }
-            if self.find_leader().await {
-                let open = Request::Open {
-                    name: self.database.as_bytes(),
-                    flags: 0,
-                    vfs: b"",
-                };
-                if self.call(&open).await.is_ok() {
-                    self.port.borrow_mut().open = true;
-                    return true;
-                }
+            if self.find_leader().await && self.open().await.is_ok() {
+                return true;
             }
             let pause = self.below(30 * MS) + MS;
             self.sleep(pause).await;
+        }
+    }
+
+    /// Opens its database on its link.
+    pub(crate) async fn open(&self) -> Result<(), Failure> {
+        let open = Request::Open {
+            name: self.database.as_bytes(),
+            flags: 0,
+            vfs: b"",
+        };
+        self.call(&open).await?;
+        self.port.borrow_mut().open = true;
+        Ok(())
+    }
+
+    /// Whether there is a link on which a database was opened.
+    pub(crate) fn is_open(&self) -> bool {
+        let port = self.port.borrow();
+        port.state == State::Up && port.open
+    }
+
+    /// Runs statements that yield no rows; the last row's id.
+    pub(crate) async fn insert(&self, sql: &str, values: &[i64]) -> Result<i64, Failure> {
+        let params = params(values);
+        let request = Request::ExecSql {
+            db: 0,
+            sql: sql.as_bytes(),
+            params: params.as_params(),
+        };
+        match self.call(&request).await? {
+            Answer::Done(_, id) => Ok(id.cast_signed()),
+            _ => Err(Failure::Unknown),
         }
     }
 
@@ -485,7 +505,7 @@ fn params(values: &[i64]) -> ParamsBuf {
 
 fn rows_changed(answer: Answer) -> Result<u64, Failure> {
     match answer {
-        Answer::Done(rows) => Ok(rows),
+        Answer::Done(rows, _) => Ok(rows),
         _ => Err(Failure::Unknown),
     }
 }
@@ -514,7 +534,10 @@ fn take_message(
             Response::Server { address, .. } => Ok(Answer::Leader(
                 String::from_utf8_lossy(address).into_owned(),
             )),
-            Response::Result { rows_affected, .. } => Ok(Answer::Done(rows_affected)),
+            Response::Result {
+                rows_affected,
+                last_insert_id,
+            } => Ok(Answer::Done(rows_affected, last_insert_id)),
             Response::Stmt { id, .. } => Ok(Answer::Statement(id)),
             Response::Servers { list } => Ok(Answer::Members(
                 list.iter().map(|server| (server.id, server.role)).collect(),

@@ -24,6 +24,8 @@ mod chaos;
 mod checks;
 mod client;
 mod history;
+mod loyal;
+mod members;
 mod net;
 mod node;
 mod plan;

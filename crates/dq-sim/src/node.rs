@@ -287,7 +287,30 @@ impl Process {
             term,
             vote,
             last_index: self.writer.last_index(),
+            certain: self.certain(),
         }
+    }
+
+    /// The last entry on disk that no work which is still to be done removes or replaces.
+    fn certain(&self) -> u64 {
+        let ahead = match &self.disk_running {
+            Some(Running::Ahead(work)) => &work[..],
+            _ => &[],
+        };
+        let ops = ahead
+            .iter()
+            .chain(&self.disk_queue)
+            .filter_map(|work| match work {
+                DiskWork::Persist(persist) => Some(&persist.ops),
+                DiskWork::Publish(_) => None,
+            });
+        let touched = ops.flatten().filter_map(|op| match op {
+            DiskOp::Truncate { from } => Some(*from),
+            DiskOp::Append { entries } => entries.first().map(|entry| entry.index),
+            _ => None,
+        });
+        let last = self.writer.last_index();
+        touched.fold(last, |certain, first| certain.min(first.saturating_sub(1)))
     }
 
     /// Writes a snapshot under temporary names.

@@ -46,12 +46,16 @@ pub struct Plan {
     pub skew: u64,
     /// Clients of each workload.
     pub clients: usize,
+    /// Clients that stay on their connection when leadership is lost there.
+    pub loyal: usize,
     /// Mean pause between a client's operations.
     pub think: u64,
     /// Clients are busy at the same times: for the second duration of every first.
     pub bursts: (u64, u64),
     /// The membership changes all the time.
     pub churn: bool,
+    /// The membership shrinks to one voter and grows again, all the time.
+    pub alone: bool,
     /// Only the first node votes, the others stand by.
     pub standbys: bool,
     /// Nodes, by number from 1, that answer a leader and a candidate as C dqlite would.
@@ -79,8 +83,14 @@ pub enum Fault {
     PowerCut,
     /// Power is lost in the middle of disk work.
     PowerCutInWrite,
+    /// Power is lost at an operation of a certain kind or soon after, at rare ones as often as at others.
+    PowerCutAt,
     /// A process dies in the middle of disk work, comes back, and then power is lost.
     DieInWriteThenPowerCut,
+    /// Power is lost while files are removed.
+    PowerCutAtRemoval,
+    /// A process dies while it makes something durable, is back at once, and then power is lost.
+    DieInSyncThenPowerCut,
     /// All machines lose power at once.
     PowerCutAll,
     /// An operation of a disk fails.
@@ -89,12 +99,16 @@ pub enum Fault {
     DiskFull,
     /// A disk is a hundred times slower for a while.
     SlowDisk,
+    /// Statements at a node end only after a while, in which it may lose its leadership and win it back.
+    LateJobs,
     /// A group of nodes, and the clients that happen to be with them, is cut off.
     Partition,
     /// Messages from one node to another do not arrive, the other way they do.
     OneWay,
     /// A node reaches no other node, but its clients do.
     Isolate,
+    /// No node reaches another one.
+    Shatter,
     /// A connection breaks.
     Reset,
     /// A connection breaks and one side does not hear of it.
@@ -108,19 +122,24 @@ pub enum Fault {
 }
 
 /// All kinds.
-pub(crate) const FAULTS: [Fault; 17] = [
+pub(crate) const FAULTS: [Fault; 22] = [
     Fault::Kill,
     Fault::KillBetweenOutputs,
     Fault::PowerCut,
     Fault::PowerCutInWrite,
+    Fault::PowerCutAt,
+    Fault::PowerCutAtRemoval,
     Fault::DieInWriteThenPowerCut,
+    Fault::DieInSyncThenPowerCut,
     Fault::PowerCutAll,
     Fault::DiskError,
     Fault::DiskFull,
     Fault::SlowDisk,
+    Fault::LateJobs,
     Fault::Partition,
     Fault::OneWay,
     Fault::Isolate,
+    Fault::Shatter,
     Fault::Reset,
     Fault::HalfOpen,
     Fault::Pause,
@@ -144,6 +163,7 @@ impl Plan {
         if faults.is_empty() {
             faults.push(Fault::Kill);
         }
+        let shape = rng.below(1000);
         let snapshot_threshold = rng.pick(&[8, 30, 100, 1024]);
         let clients = rng.pick(&[1, 2, 4]);
         let think = rng.pick(&[MS, 5 * MS, 40 * MS]);
@@ -170,10 +190,12 @@ impl Plan {
             deferred_for: rng.pick(&[MS, 20 * MS, 2 * election_ms * MS]),
             skew: rng.pick(&[0, 1000, 40_000]),
             clients,
+            loyal: rng.pick(&[1, 1, 3]),
             think,
             bursts: (period, busy.clamp(4 * MS, period)),
-            churn: rng.chance(300),
-            standbys: rng.chance(80),
+            churn: shape < 250,
+            alone: (250..350).contains(&shape),
+            standbys: (350..430).contains(&shape),
             answer_like_c: (2..=nodes).filter(|_| rng.chance(200)).collect(),
             retuned: election_ms >= 1000 && rng.chance(300),
             at_leader: rng.pick(&[0, 500, 800]),

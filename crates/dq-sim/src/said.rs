@@ -18,6 +18,8 @@ pub(crate) struct OnDisk {
     pub(crate) vote: u64,
     /// The last entry, or the snapshot's.
     pub(crate) last_index: u64,
+    /// The last one of these that no outstanding work removes or replaces.
+    pub(crate) certain: u64,
 }
 
 /// What a node has said in all its lives.
@@ -81,11 +83,12 @@ impl Said {
                 last_index,
                 ..
             }) => {
-                if *last_index > disk.last_index {
-                    return Err(format!(
-                        "acknowledges {last_index}, its disk has {}",
-                        disk.last_index
-                    ));
+                let stored = match term == driver.term() {
+                    true => disk.certain,
+                    false => disk.last_index,
+                };
+                if *last_index > stored {
+                    return Err(format!("acknowledges {last_index}, its disk has {stored}"));
                 }
                 if let Some(term) = driver.term_at(*last_index)
                     && self.stored.is_none_or(|(index, _)| index <= *last_index)

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use dq_wire::{Request, Role, Value};
+use dq_wire::Value;
 
-use crate::client::{Answer, Client, Failure, Phase};
+use crate::client::{Client, Failure};
 use crate::history::Fate;
 use crate::plan::MS;
 use crate::registers::{Ask, RegisterOp};
@@ -14,7 +14,7 @@ pub(crate) const MAIN: &str = "main";
 /// The database that is created, filled, shrunk and deleted over and over.
 pub(crate) const SCRATCH: &str = "scratch";
 
-const SCHEMA: &str =
+pub(crate) const SCHEMA: &str =
     "CREATE TABLE IF NOT EXISTS tokens(id INTEGER PRIMARY KEY AUTOINCREMENT, t INTEGER);
 CREATE TABLE IF NOT EXISTS keys(k INTEGER PRIMARY KEY, owner INTEGER);
 CREATE TABLE IF NOT EXISTS lists(k INTEGER PRIMARY KEY, v TEXT);
@@ -32,7 +32,7 @@ fn expected(failure: &Failure) -> bool {
 }
 
 /// Notes an answer that nothing explains.
-fn judge(client: &Client, what: &str, failure: &Failure) {
+pub(crate) fn judge(client: &Client, what: &str, failure: &Failure) {
     if !expected(failure) {
         client.history(|history| history.wrong(format!("{what}: {failure:?}")));
     }
@@ -377,6 +377,8 @@ pub(crate) async fn scratch(client: Client, think: u64) {
         "DROP INDEX IF EXISTS i",
         "DROP TABLE IF EXISTS t",
         "VACUUM",
+        "INSERT INTO t(b) VALUES(zeroblob(30000)); DELETE FROM t; VACUUM",
+        "DELETE FROM t; VACUUM; INSERT INTO t(b) VALUES(zeroblob(30000)); DELETE FROM t",
         "PRAGMA delete_database",
         "PRAGMA user_version = 7",
         "BEGIN",
@@ -402,103 +404,8 @@ pub(crate) async fn scratch(client: Client, think: u64) {
     }
 }
 
-/// Forms the cluster, changes its membership, restores it, and reads everything at the end.
-pub(crate) async fn admin(client: Client, churn: bool, standbys: bool, think: u64) {
-    restore(&client, standbys).await;
-    while client.ready().await {
-        if client.exec(SCHEMA, &[]).await.is_ok() {
-            break;
-        }
-        client.close();
-    }
-    client.shared.borrow_mut().formed = true;
-    while client.phase() <= Phase::Chaos {
-        if churn && client.ready().await {
-            disturb(&client).await;
-        }
-        client.think(10 * think).await;
-    }
-    restore(&client, standbys).await;
-    client.shared.borrow_mut().restored = true;
-    while client.phase() != Phase::Verify {
-        client.sleep(10 * MS).await;
-    }
-    while client.ready().await && !read_all(&client).await {
-        client.close();
-        client.sleep(10 * MS).await;
-    }
-    client.shared.borrow_mut().verified = true;
-}
-
-/// One change of the membership, sensible or not.
-async fn disturb(client: &Client) {
-    let count = client.shared.borrow().addresses.len() as u64;
-    let node = client.below(count) + 1;
-    let address = client.shared.borrow().addresses[node as usize - 1].clone();
-    let request = match client.below(8) {
-        0 => Request::Remove { id: node },
-        1 => Request::Add {
-            id: node,
-            address: address.as_bytes(),
-        },
-        2 => Request::Transfer { id: node },
-        3 => Request::Assign { id: node, role: 1 },
-        4 => Request::Assign { id: node, role: 2 },
-        _ => Request::Assign { id: node, role: 0 },
-    };
-    // Whatever comes of it: what has to hold afterwards is checked elsewhere.
-    if client
-        .call(&request)
-        .await
-        .is_err_and(|failure| failure.is_unknown())
-    {
-        client.close();
-    }
-}
-
-/// Gives every node its role, however long it takes.
-async fn restore(client: &Client, standbys: bool) {
-    let wanted = |id: u64| match standbys && id > 1 {
-        true => Role::Standby,
-        false => Role::Voter,
-    };
-    let addresses = client.shared.borrow().addresses.clone();
-    while client.ready().await {
-        let Ok(Answer::Members(members)) = client.call(&Request::Cluster { format: 1 }).await
-        else {
-            client.close();
-            continue;
-        };
-        let role = |id: u64| {
-            members
-                .iter()
-                .find(|(member, _)| *member == id)
-                .map(|m| m.1)
-        };
-        let wrong = (1..)
-            .zip(&addresses)
-            .find(|(id, _)| role(*id) != Some(wanted(*id)));
-        let Some((id, address)) = wrong else {
-            return;
-        };
-        let request = match role(id) {
-            None => Request::Add {
-                id,
-                address: address.as_bytes(),
-            },
-            Some(_) => Request::Assign {
-                id,
-                role: u64::from(wanted(id) == Role::Standby),
-            },
-        };
-        if client.call(&request).await.is_err() {
-            client.close();
-            client.sleep(20 * MS).await;
-        }
-    }
-}
-
-async fn read_all(client: &Client) -> bool {
+/// Reads everything that the workloads have written; false if that did not work.
+pub(crate) async fn read_all(client: &Client) -> bool {
     if !read_tokens(client, true).await {
         return false;
     }
@@ -522,7 +429,7 @@ async fn read_all(client: &Client) -> bool {
     true
 }
 
-fn integers(rows: &[Vec<Value>]) -> Vec<i64> {
+pub(crate) fn integers(rows: &[Vec<Value>]) -> Vec<i64> {
     let first = |row: &Vec<Value>| match row.first() {
         Some(Value::Integer(n)) => Some(*n),
         _ => None,

@@ -535,9 +535,10 @@ impl Driver {
         let raft = &self.raw.raft;
         let (leads, term) = (raft.state == StateRole::Leader, raft.term);
         let same = is_broken(Mutant::SameRoleSameEpoch);
+        let looks = !is_broken(Mutant::LookSeldom) || leads || raft.leader_id != 0;
         if self
             .epoch
-            .is_some_and(|epoch| !leads || epoch.term != term && !same)
+            .is_some_and(|epoch| looks && (!leads || epoch.term != term && !same))
         {
             self.end_epoch();
         }
@@ -639,6 +640,9 @@ fn membership_of(
     });
     let changes = entries.iter().filter(|e| e.kind == EntryKind::Change);
     for entry in changes.filter(|entry| entry.index > snapshot_index) {
+        if is_broken(Mutant::StartFromCommitted) && entry.index > 1 {
+            continue;
+        }
         let configuration = decode_change(&entry.payload)
             .ok_or_else(|| format!("entry {} is not a configuration", entry.index))?;
         membership.append(entry.index, configuration);

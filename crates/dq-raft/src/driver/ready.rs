@@ -33,7 +33,8 @@ impl Driver {
             let overtaken = self
                 .pending
                 .iter()
-                .any(|p| p.truncates.is_some_and(|from| from <= done.last));
+                .any(|p| p.truncates.is_some_and(|from| from <= done.last))
+                && !is_broken(Mutant::PersistedThoughReplaced);
             if !overtaken {
                 self.call(|raw| raw.on_persist_ready(done.ready));
             }

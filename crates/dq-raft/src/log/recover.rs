@@ -224,6 +224,7 @@ pub fn analyze<D: Disk>(disk: &D, options: &RecoverOptions) -> Result<Analysis, 
     }
     analysis.read_metadata(disk, &survey)?;
     analysis.read_snapshot(disk)?;
+    analysis.forget_old_snapshots();
     let log = Log::read(disk, &survey, &analysis, options)?;
     analysis.take_log(log, &survey)?;
     analysis.check_halves(&survey)?;
@@ -289,6 +290,19 @@ impl Analysis {
             .extend([files.meta.to_string(), files.data.to_string()]);
         self.recovered.snapshot = Some(meta);
         Ok(())
+    }
+
+    /// Crashes between a snapshot and the removals that follow it would otherwise pile them up.
+    fn forget_old_snapshots(&mut self) {
+        let snapshots = &mut self.files.snapshots;
+        let old = snapshots.len().saturating_sub(plan::SNAPSHOTS_KEPT);
+        for snapshot in snapshots.drain(..old) {
+            let files = format::snapshot_files(snapshot);
+            for file in [files.data, files.meta] {
+                let file = file.to_string();
+                self.repairs.push(FileOp::Remove { file });
+            }
+        }
     }
 
     fn take_log(&mut self, log: Log, survey: &Survey) -> Result<(), RecoverError> {

@@ -206,6 +206,10 @@ impl Machine {
             .as_mut()
             .filter(|session| session.serial == serial)
         else {
+            let name = conn.session.as_ref().map(|other| other.database.clone());
+            if let Some(name) = name.filter(|_| is_broken(Mutant::PublishUnchecked)) {
+                self.publish_unchecked(&name, &captures);
+            }
             return;
         };
         session.seen = session.seen.max(pinned);
@@ -306,9 +310,16 @@ impl Machine {
             }
             Outcome::Failed {
                 messages,
-                code,
-                message,
+                mut code,
+                mut message,
             } => {
+                let request = self.conns.get(&id).and_then(|conn| conn.request.as_ref());
+                let begun = request.is_some_and(|request| request.published > 0);
+                if code == NOT_LEADER.code && begun && !is_broken(Mutant::PartlyDoneRefused) {
+                    // What came before in the text is done, so the whole must not be sent again.
+                    code = LEADERSHIP_LOST.code;
+                    message = LEADERSHIP_LOST.message.as_bytes().to_vec();
+                }
                 data_free = messages.is_empty() && DATA_FREE_CODES.contains(&code)
                     || is_broken(Mutant::ErrorsAtOnce);
                 bytes = messages;
@@ -708,13 +719,24 @@ impl Machine {
                     session.seen = session.seen.max(number);
                 }
                 if let Some(request) = &mut conn.request
-                    && request.published == 0
+                    && (request.published == 0 || is_broken(Mutant::LastWriteDecides))
                 {
                     request.published = number;
                 }
             }
         }
         Ok(())
+    }
+
+    /// What a worker would do that makes versions by itself, as soon as its job has committed.
+    fn publish_unchecked(&mut self, name: &Bytes, captures: &[Capture]) {
+        for capture in captures {
+            let number = self.next_version();
+            let database = self.databases.get_mut(name);
+            if database.is_some_and(|database| database.publish(capture, number).is_ok()) {
+                self.dirty.insert(name.clone());
+            }
+        }
     }
 
     /// Something is wrong with this session's commits: it ends, head is what it was.

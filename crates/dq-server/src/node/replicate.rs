@@ -271,7 +271,7 @@ impl Machine {
         let ours = self
             .in_flight
             .remove(&entry.index)
-            .filter(|flight| flight.term == entry.term);
+            .filter(|flight| flight.term == entry.term || is_broken(Mutant::InFlightByIndex));
         let name = match ours {
             Some(InFlight {
                 database: name,

@@ -1,6 +1,8 @@
 //! Clients: what they want of the world, and what the world tells them.
 
 use super::*;
+use crate::loyal;
+use crate::members::{self, Shape};
 
 impl World {
     pub(crate) fn spawn(
@@ -17,6 +19,7 @@ impl World {
             port: Rc::new(RefCell::new(Port::new(self.rng.fork()))),
             shared: self.shared.clone(),
             patience,
+            loyal: false,
         };
         let future = Some(make(client.clone()));
         self.tasks.push(Task {
@@ -31,17 +34,32 @@ impl World {
     pub(super) fn spawn_admin(&mut self) {
         let Plan {
             churn,
+            alone,
             standbys,
             think,
             ..
         } = self.plan;
+        let shape = if alone {
+            Shape::Alone
+        } else if churn {
+            Shape::Churning
+        } else if standbys {
+            Shape::OneVoter
+        } else {
+            Shape::Voters
+        };
         self.spawn(workload::MAIN, 10 * SECOND, |client| {
-            Box::pin(workload::admin(client, churn, standbys, think))
+            Box::pin(members::admin(client, shape, think))
         });
     }
 
     pub(super) fn spawn_workloads(&mut self) {
-        let Plan { clients, think, .. } = self.plan;
+        let Plan {
+            clients,
+            loyal,
+            think,
+            ..
+        } = self.plan;
         let patience = self.plan.election_ms * 10 * MS;
         for _ in 0..clients {
             self.spawn(workload::MAIN, patience, |c| {
@@ -55,6 +73,11 @@ impl World {
             });
             self.spawn(workload::MAIN, patience, |c| {
                 Box::pin(workload::registers(c, think))
+            });
+        }
+        for _ in 0..loyal {
+            self.spawn(workload::MAIN, patience, |c| {
+                Box::pin(loyal::loyal(c, think))
             });
         }
         for _ in 0..clients.min(2) {

@@ -115,9 +115,9 @@ impl World {
         process: &mut Process,
         conn: u64,
         bytes: &Bytes,
-    ) {
+    ) -> ControlFlow<Death> {
         let Some(arriving) = process.arriving.get_mut(&conn) else {
-            return;
+            return ControlFlow::Continue(());
         };
         arriving.data.extend_from_slice(bytes);
         let whole = arriving.data.len() as u64 >= arriving.size;
@@ -126,6 +126,9 @@ impl World {
         if whole && let Some(arrived) = process.arriving.remove(&conn) {
             let index = arrived.meta.index;
             let stored = process.store_snapshot(&self.vfs, arrived);
+            if !process.dir.disk().has_power() {
+                return ControlFlow::Break(Death::Power);
+            }
             self.trace(|| {
                 let what = stored
                     .as_ref()
@@ -138,5 +141,6 @@ impl World {
                 Mail::SnapshotReceived(conn, Box::new(stored)),
             );
         }
+        ControlFlow::Continue(())
     }
 }

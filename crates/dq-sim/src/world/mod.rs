@@ -113,6 +113,8 @@ pub(crate) enum Death {
     Kill,
     /// The machine loses power.
     Power,
+    /// It does, and all that was not synced is lost.
+    Blackout,
 }
 
 /// A node's place.
@@ -125,8 +127,12 @@ pub(crate) struct Slot {
     turn_at: Option<u64>,
     pub(crate) paused_until: u64,
     pub(crate) slow_until: u64,
+    /// Statements that begin before then end after it.
+    pub(crate) jobs_late_until: u64,
     /// The process dies after so many more outputs.
     pub(crate) dies_in: Option<u64>,
+    /// The next restart comes at once, and power is lost soon after it.
+    pub(crate) hurries: bool,
     /// A restart is scheduled.
     pub(crate) booting: bool,
     /// What it has told the others.
@@ -184,7 +190,9 @@ impl World {
                 turn_at: None,
                 paused_until: 0,
                 slow_until: 0,
+                jobs_late_until: 0,
                 dies_in: None,
+                hurries: false,
                 booting: false,
                 said: Said::default(),
             });
@@ -321,7 +329,7 @@ impl World {
             Event::Relief(Relief::Power(node)) => {
                 let chaos = self.shared.borrow().phase == Phase::Chaos;
                 if chaos && self.nodes[node].process.is_some() {
-                    self.die(node, Death::Power);
+                    self.die(node, Death::Blackout);
                 }
             }
             Event::Phase => self.next_phase(),

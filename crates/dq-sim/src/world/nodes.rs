@@ -65,8 +65,9 @@ impl World {
         slot.life += 1;
         slot.turn_at = None;
         slot.dies_in = None;
-        if death == Death::Power {
+        if death != Death::Kill {
             let loss = match self.rng.below(4) {
+                _ if death == Death::Blackout => Loss::Everything,
                 0 => Loss::Everything,
                 1 => Loss::AllAfter(self.rng.below(8) as usize),
                 _ => Loss::Random(self.rng.bits()),
@@ -99,10 +100,14 @@ impl World {
                 }
             }
         }
-        if self.nodes[node].us.id > 0 {
-            let down = self.rng.between(1, 2 * self.plan.election_ms) * MS;
-            self.boot_in(node, down);
-        }
+        let down = if std::mem::take(&mut self.nodes[node].hurries) {
+            let later = self.rng.between(10, self.plan.election_ms) * MS;
+            self.after(later, Event::Relief(Relief::Power(node)));
+            self.rng.between(1, 5) * MS
+        } else {
+            self.rng.between(1, 2 * self.plan.election_ms) * MS
+        };
+        self.boot_in(node, down);
     }
 
     pub(super) fn put_back(&mut self, node: usize, process: Process, flow: ControlFlow<Death>) {
@@ -229,6 +234,8 @@ impl World {
 
     /// Carries outputs out, in order, as the real shell does.
     pub(super) fn carry_out(&mut self, node: usize, process: &mut Process) -> ControlFlow<Death> {
+        // Also if it dies before the end of this: what it wants cut off may be gone by then.
+        self.nodes[node].said.stepped(process.machine.driver());
         while let Some(output) = process.out.pop_front() {
             if let Some(left) = &mut self.nodes[node].dies_in {
                 if *left == 0 {
@@ -239,6 +246,14 @@ impl World {
             self.output(node, process, output)?;
         }
         self.nodes[node].said.stepped(process.machine.driver());
+        let applied = process.machine.driver().applied_index();
+        let certain = process.on_disk().certain;
+        if applied > certain {
+            self.fail(format!(
+                "node {}: has applied {applied}, its disk is certain of {certain}",
+                node + 1
+            ));
+        }
         let checked = self.checks.look(node, &process.machine);
         self.note(1, &[node as u64, process.machine.driver().applied_index()]);
         if let Err(why) = checked {
@@ -276,14 +291,15 @@ impl World {
             Output::Pause(conn) => self.pause(process.accepted.get(&conn).copied(), true),
             Output::Resume(conn) => self.pause(process.accepted.get(&conn).copied(), false),
             Output::Execute(conn, mut job) => {
-                if job.inline && !self.rng.chance(self.plan.deferred) {
+                let late = self.nodes[node].jobs_late_until.saturating_sub(self.now);
+                if late == 0 && job.inline && !self.rng.chance(self.plan.deferred) {
                     let input = Input::Finished(conn, Box::new(exec::run(*job)));
                     let local = self.nodes[node].clock.millis(self.now);
                     process.machine.step(local, input, &mut process.out);
                     return ControlFlow::Continue(());
                 }
                 job.inline = false;
-                let later = self.rng.below(self.plan.deferred_for.max(MS));
+                let later = late + self.rng.below(self.plan.deferred_for.max(MS));
                 if self.rng.chance(500) {
                     self.after(later, Event::Job(node, life, conn, job));
                 } else {
@@ -317,12 +333,17 @@ impl World {
                 };
                 process.arriving.insert(conn, arriving);
             }
-            Output::SnapshotData(conn, bytes) => self.snapshot_data(node, process, conn, &bytes),
+            Output::SnapshotData(conn, bytes) => {
+                return self.snapshot_data(node, process, conn, &bytes);
+            }
             Output::Discard(meta) => {
                 let name = format!("snapshot-{}-{}-{}", meta.term, meta.index, meta.timestamp);
                 for file in [format!("tmp-{name}"), format!("tmp-{name}.meta")] {
                     // What is left is removed at the next start.
                     let _ = dq_raft::disk::Disk::remove(process.dir.disk(), &file);
+                }
+                if !process.dir.disk().has_power() {
+                    return ControlFlow::Break(Death::Power);
                 }
             }
             // Roles are changed by a client here, and nobody asks for a graceful end.

@@ -66,14 +66,15 @@ impl World {
         self.dial_if_due(node, process, to);
     }
 
-    /// The answer as a C dqlite follower would give it: no marks; its last stored index, whatever the
-    /// question reached; and refusals of pre-votes that echo the term asked for.
+    /// The answer as a C dqlite follower would give it: no marks; its last stored index (which a
+    /// truncation lowers at once), whatever the question reached; and refusals of pre-votes that echo
+    /// the term asked for.
     fn like_c(&self, node: usize, process: &Process, to: u64, message: Message) -> Message {
         match message {
             Message::AppendEntriesResult(mut m) => {
                 m.echo = None;
                 if m.term == process.machine.driver().term() {
-                    m.last_index = process.writer.last_index();
+                    m.last_index = process.on_disk().certain;
                 }
                 Message::AppendEntriesResult(m)
             }

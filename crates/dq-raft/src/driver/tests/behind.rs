@@ -208,6 +208,40 @@ fn a_follower_of_what_cannot_be_read_gets_a_snapshot() {
     assert!(bench.sent().contains(&(2, install)));
 }
 
+#[test]
+fn a_follower_that_fell_silent_before_the_log_begins_still_gets_heartbeats() {
+    let mut bench = Bench::leader_of_three(&[]);
+    bench.acknowledge(2, 2);
+    // More than may be under way to node 2, which takes it all and answers nothing.
+    let last = (0..300)
+        .map(|number| {
+            let index = bench.propose(number);
+            bench.durable();
+            bench.acknowledge(3, index);
+            index
+        })
+        .last();
+    let last = last.expect("300 entries");
+    bench.pass(400);
+    bench.acknowledge(3, last);
+    let none = Trailing {
+        entries: 0,
+        bytes: 0,
+    };
+    let meta = snapshot(last, 2, &voters(3));
+    bench.driver.snapshot_taken(meta, none);
+    bench.take();
+    bench.sent();
+    bench.pass(60);
+    let heartbeats = bench.appends_to(2);
+    assert!(!heartbeats.is_empty(), "or it would be forgotten for ever");
+    for _ in 0..3 {
+        bench.receive(2, rejected(2, last, 2));
+        bench.pass(60);
+    }
+    assert!(installs(&mut bench) > 0, "it has missed too much");
+}
+
 /// A leader whose follower 2 is being sent a snapshot at 22.
 fn sending() -> Bench {
     let mut bench = leader(20);
