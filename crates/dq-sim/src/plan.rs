@@ -70,6 +70,9 @@ pub struct Plan {
     pub fault_interval: u64,
     /// The kinds of faults, each as often as it is listed.
     pub faults: Vec<Fault>,
+    /// How many of a thousand pieces of an answer a client leaves lying for a while. If any, there is
+    /// a client that reads much.
+    pub slow_reading: u64,
 }
 
 /// A kind of fault.
@@ -202,6 +205,7 @@ impl Plan {
             chaos,
             fault_interval: rng.between(election_ms / 4, election_ms * 2) * MS,
             faults,
+            slow_reading: rng.pick(&[0, 0, 500]),
         }
     }
 }

@@ -330,6 +330,38 @@ pub(crate) async fn bank(client: Client, think: u64) {
     }
 }
 
+/// Reads all accounts over and over in one statement, whose rows take several messages: however late
+/// the rest of them is fetched, they are of one moment.
+pub(crate) async fn readers(client: Client, think: u64) {
+    const TIMES: usize = 40;
+    let sql = format!(
+        "WITH RECURSIVE times(n) AS (VALUES(1) UNION ALL SELECT n + 1 FROM times WHERE n < {TIMES}) \
+         SELECT balance, zeroblob(1500) FROM times, accounts ORDER BY n, k"
+    );
+    while client.goes_on() {
+        if !client.ready().await {
+            break;
+        }
+        match client.query(&sql, &[]).await {
+            Ok(rows) => {
+                let balances = integers(&rows);
+                let accounts = balances.len() / TIMES;
+                let sums: Vec<i64> = balances
+                    .chunks(accounts.max(1))
+                    .map(|each| each.iter().sum())
+                    .collect();
+                if sums == [MONEY; TIMES] {
+                    client.progress();
+                } else {
+                    client.history(|h| h.wrong(format!("one read finds the sums {sums:?}")));
+                }
+            }
+            Err(failure) => judge(&client, "a long read", &failure),
+        }
+        client.think(think).await;
+    }
+}
+
 fn check_sum(client: &Client, rows: &[Vec<Value>]) {
     let sum = integers(rows);
     if sum == [MONEY] {

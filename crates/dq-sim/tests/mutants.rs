@@ -40,6 +40,7 @@ fn busy(plan: &mut Plan) {
     plan.at_leader = 600;
     plan.chaos = 5000 * MS;
     plan.fault_interval = 200 * MS;
+    plan.slow_reading = 0;
 }
 
 /// Leaders are cut off until they give up, and often lead again.
@@ -53,13 +54,13 @@ fn coming_back(plan: &mut Plan) {
 }
 
 fn run(seed: u64, change: fn(&mut Plan)) -> Report {
-    let mut rng = Rng::new(seed);
-    let mut plan = Plan::new(&mut rng);
+    let mut plan = Plan::new(&mut Rng::new(seed));
     busy(&mut plan);
     change(&mut plan);
     // DQ_SIM_VERBOSE=3 prints what happens in that seed.
     let wanted = std::env::var("DQ_SIM_VERBOSE").is_ok_and(|wanted| wanted == seed.to_string());
-    dq_sim::run_plan(seed, plan, rng, wanted)
+    // A generator of its own: how many numbers a plan takes does not matter here.
+    dq_sim::run_plan(seed, plan, Rng::new(!seed), wanted)
 }
 
 /// Breaks the rules and runs seeds until one fails; then the same seeds with the rules whole.
@@ -233,7 +234,7 @@ found! {
     a_leadership_between_two_looks: SameRoleSameEpoch & LookSeldom within 40, |plan| {
         coming_back(plan);
     };
-    a_text_refused_in_its_middle: PartlyDoneRefused within 40, |plan| {
+    a_text_refused_in_its_middle: PartlyDoneRefused within 200, |plan| {
         // Transfers to nodes that do not hear of them take as long as an election.
         plan.clients = 4;
         plan.deferred = 300;

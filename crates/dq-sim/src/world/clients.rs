@@ -80,6 +80,11 @@ impl World {
                 Box::pin(loyal::loyal(c, think))
             });
         }
+        if self.plan.slow_reading > 0 {
+            self.spawn(workload::MAIN, patience, |c| {
+                Box::pin(workload::readers(c, think))
+            });
+        }
         for _ in 0..clients.min(2) {
             self.spawn(workload::MAIN, patience, |c| {
                 Box::pin(workload::bank(c, think))

@@ -278,7 +278,11 @@ impl World {
                 if let Some(link) = process.accepted.get(&conn) {
                     self.send(*link, 1, Item::Bytes(pieces.concat().into()));
                     if notify {
-                        let later = self.delay();
+                        let mut later = self.delay();
+                        let slow = self.plan.slow_reading;
+                        if slow > 0 && self.rng.chance(slow) {
+                            later += self.rng.below(2 * self.plan.election_ms * MS);
+                        }
                         self.mail_after(later, node, Mail::Drained(conn));
                     }
                 }
