@@ -79,6 +79,7 @@ impl Said {
                 }
             }
             Message::AppendEntriesResult(AppendEntriesResult {
+                term: answered,
                 rejected: 0,
                 last_index,
                 ..
@@ -90,7 +91,9 @@ impl Said {
                 if *last_index > stored {
                     return Err(format!("acknowledges {last_index}, its disk has {stored}"));
                 }
+                // An answer to an earlier leader may leave when the next one has already replaced the entry.
                 if let Some(term) = driver.term_at(*last_index)
+                    && term <= *answered
                     && self.stored.is_none_or(|(index, _)| index <= *last_index)
                 {
                     self.stored = Some((*last_index, term));

@@ -206,7 +206,11 @@ pub fn truncate(segments: &[Segment], from: u64) -> Plan {
 /// Gives the finished files of a snapshot their names. The open segment is closed already.
 ///
 /// The `.meta` file comes first, as in C dqlite: one without the other is no snapshot.
-pub fn publish_snapshot(snapshot: SnapshotName) -> Vec<FileOp> {
+///
+/// A start goes by the greatest name, in which the term comes first, and terms need not ascend: a
+/// recovery writes an entry of term 1. So whatever of `snapshots` (ascending) would stand before this
+/// one, which contains more, is removed.
+pub fn publish_snapshot(snapshots: &[SnapshotName], snapshot: SnapshotName) -> Vec<FileOp> {
     let mut ops = Vec::new();
     let files = format::snapshot_files(snapshot);
     for file in [files.meta, files.data] {
@@ -216,12 +220,34 @@ pub fn publish_snapshot(snapshot: SnapshotName) -> Vec<FileOp> {
         });
         ops.push(FileOp::SyncDirectory);
     }
+    let hiding = snapshots.partition_point(|other| *other <= snapshot);
+    ops.extend(remove_snapshots(&snapshots[hiding..]));
+    ops
+}
+
+fn remove_snapshots(snapshots: &[SnapshotName]) -> Vec<FileOp> {
+    let mut ops = Vec::new();
+    for snapshot in snapshots {
+        let files = format::snapshot_files(*snapshot);
+        for file in [files.data, files.meta] {
+            ops.push(FileOp::Remove {
+                file: file.to_string(),
+            });
+        }
+    }
+    if !ops.is_empty() {
+        ops.push(FileOp::SyncDirectory);
+    }
     ops
 }
 
 /// Publishes a snapshot that replaces the whole log.
-pub fn install_snapshot(segments: &[Segment], snapshot: SnapshotName) -> Plan {
-    let mut ops = publish_snapshot(snapshot);
+pub fn install_snapshot(
+    segments: &[Segment],
+    snapshots: &[SnapshotName],
+    snapshot: SnapshotName,
+) -> Plan {
+    let mut ops = publish_snapshot(snapshots, snapshot);
     ops.extend(remove_from_the_end(segments));
     Plan {
         ops,
@@ -249,17 +275,11 @@ pub fn prune(
         });
     }
     let old = snapshots.len().saturating_sub(SNAPSHOTS_KEPT);
-    for snapshot in &snapshots[..old] {
-        let files = format::snapshot_files(*snapshot);
-        for file in [files.data, files.meta] {
-            ops.push(FileOp::Remove {
-                file: file.to_string(),
-            });
-        }
-    }
-    if !ops.is_empty() {
+    let of_snapshots = remove_snapshots(&snapshots[..old]);
+    if !ops.is_empty() && of_snapshots.is_empty() {
         ops.push(FileOp::SyncDirectory);
     }
+    ops.extend(of_snapshots);
     Plan {
         ops,
         segments: segments[unneeded..].to_vec(),
@@ -406,7 +426,7 @@ mod tests {
             index: 9,
             timestamp: 1,
         };
-        let plan = install_snapshot(&segments(&[(1, 4), (5, 6)]), snapshot);
+        let plan = install_snapshot(&segments(&[(1, 4), (5, 6)]), &[], snapshot);
         assert_eq!(plan.segments, []);
         let first_removal = plan
             .ops

@@ -186,7 +186,8 @@ impl<D: Disk> LogWriter<D> {
             // Where no closed segment is left, the entries of open ones are counted from the
             // snapshot: so none that it contains may be in one.
             writer.close_segment()?;
-            execute(&writer.disk, &plan::publish_snapshot(name))?;
+            let plan = plan::publish_snapshot(&writer.files.snapshots, name);
+            execute(&writer.disk, &plan)?;
             writer.add_snapshot(name);
             Ok(())
         })?;
@@ -437,7 +438,7 @@ impl<D: Disk> LogWriter<D> {
     fn install_snapshot(&mut self, meta: &SnapshotMeta) -> Result<(), DiskError> {
         let name = format::snapshot_name(meta);
         self.close_segment()?;
-        let plan = plan::install_snapshot(&self.files.segments, name);
+        let plan = plan::install_snapshot(&self.files.segments, &self.files.snapshots, name);
         execute(&self.disk, &plan.ops)?;
         self.files.segments = plan.segments;
         self.files.next_index = name.index + 1;
@@ -445,9 +446,10 @@ impl<D: Disk> LogWriter<D> {
         self.prune(name.index, 0)
     }
 
+    /// It is the newest now: what would stand before it has been removed.
     fn add_snapshot(&mut self, name: SnapshotName) {
+        self.files.snapshots.retain(|other| *other < name);
         self.files.snapshots.push(name);
-        self.files.snapshots.sort_unstable();
     }
 
     fn prune(&mut self, snapshot_index: u64, trailing: u64) -> Result<(), DiskError> {

@@ -225,6 +225,41 @@ fn an_installed_snapshot_replaces_the_log_and_supersedes_an_older_one() {
     assert!(disk.files().keys().all(|name| !name.starts_with("tmp-")));
 }
 
+/// A recovery's entry has term 1, whatever came before it.
+#[test]
+fn a_snapshot_that_ends_in_an_older_term_is_what_a_start_goes_by() {
+    let disk = SimDisk::new();
+    let (_, mut writer) = open(&disk).unwrap();
+    let term = |index| if index <= 10 { 5 } else { 1 };
+    let entries: Vec<_> = (1..=20)
+        .map(|index| entry(index, term(index), 100))
+        .collect();
+    writer
+        .write(&[persist(1, [hard_state(5, 0), append(entries)])])
+        .unwrap();
+    for (id, index) in [(2, 8), (3, 15)] {
+        let meta = write_snapshot(&disk, index, term(index));
+        assert_eq!(writer.publish_snapshot(&meta), Ok(Published::Newest));
+        let prune = DiskOp::Prune {
+            snapshot_index: index,
+            trailing: 0,
+        };
+        writer.write(&[persist(id, [prune])]).unwrap();
+    }
+    let analysis = analyze(&disk, &options()).unwrap();
+    let snapshots: Vec<u64> = analysis.snapshots().iter().map(|s| s.index).collect();
+    assert_eq!(snapshots, [15]);
+    assert_eq!(analysis.last_entry(), (20, 1));
+
+    let meta = write_snapshot(&disk, 40, 1);
+    let older = write_snapshot(&disk, 18, 7);
+    assert_eq!(writer.publish_snapshot(&older), Ok(Published::Newest));
+    let install = DiskOp::InstallSnapshot { meta: meta.clone() };
+    writer.write(&[persist(4, [install])]).unwrap();
+    let (recovered, _) = open(&disk).unwrap();
+    assert_eq!(recovered.snapshot, Some(meta));
+}
+
 #[test]
 fn old_entries_beyond_the_limit_stay_on_disk_unread() {
     let disk = SimDisk::new();
