@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use compat_tests::servers::{Kind, Options, Server, find_in_path_or_skip};
+use compat_tests::servers::{Kind, Options, Server, find_in_path_or_skip, probe_leader};
 use dq_client::{Cluster, Config, MemStore, Outcome, Pool, Role};
 
 /// How long anything here may take before the test gives up; far above what it takes.
@@ -136,6 +136,47 @@ fn nodes_of_both_kinds_form_one_cluster_whoever_leads() {
 }
 
 /// Waits until the members have these roles.
+/// A client that is told of no leader looks again much later than a hand-over takes.
+#[test]
+fn who_asks_during_a_hand_over_is_told_who_leads_next() {
+    const ENOUGH: Duration = Duration::from_millis(200);
+    if !Kind::Ours.available_or_skip() {
+        return;
+    }
+    let servers = start(&[Kind::Ours; 3]);
+    for _ in 0..10 {
+        let before = leader_of(&servers);
+        let after = &servers[(before + 1) % servers.len()];
+        let (asked, stop) = (AtomicBool::new(false), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let asker = scope.spawn(|| {
+                let mut named = Vec::new();
+                while !stop.load(Ordering::SeqCst) {
+                    let since = Instant::now();
+                    let name = probe_leader(servers[before].address()).expect("it answers");
+                    asked.store(true, Ordering::SeqCst);
+                    named.push((name, since.elapsed()));
+                }
+                named
+            });
+            while !asked.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            let moved = cluster(&servers).transfer(Some(after.id()));
+            stop.store(true, Ordering::SeqCst);
+            let named = asker.join().expect("it does not panic");
+            moved.expect("leadership can be moved");
+            for (name, took) in named {
+                assert!(
+                    !name.is_empty() || took >= ENOUGH,
+                    "told of no leader after {took:?}"
+                );
+            }
+        });
+        after.wait_leader(after.address()).expect("it leads");
+    }
+}
+
 fn wait_roles(cluster: &Cluster<'_>, want: &[(u64, Role)]) {
     let deadline = Instant::now() + PATIENCE;
     loop {

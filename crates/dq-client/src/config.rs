@@ -30,7 +30,7 @@ impl Default for Config {
             attempt_timeout: Duration::from_secs(15),
             request_timeout: Some(Duration::from_secs(60)),
             acquire_timeout: Duration::from_secs(30),
-            backoff_min: Duration::from_millis(100),
+            backoff_min: Duration::from_millis(10),
             backoff_max: Duration::from_secs(1),
             probes: 10,
             pool_size: 8,
@@ -81,7 +81,7 @@ impl Config {
         }
     }
 
-    /// Pause between searches for the leader: the first, doubled up to the last; 100 ms to 1 s.
+    /// Pause between searches for the leader: the first, doubled up to the last; 10 ms to 1 s.
     pub fn backoff(self, first: Duration, last: Duration) -> Config {
         Config {
             backoff_min: first,

@@ -156,6 +156,11 @@ pub enum Task {
     Open(Bytes),
     /// A statement; `None` while a job has it.
     Sql(Option<Work>),
+    /// LEADER, asked while leadership is being given away.
+    Leader {
+        /// In the layout of the first version of the protocol.
+        legacy: bool,
+    },
     /// A membership change or transfer, as it came, for a leader that cannot change members yet.
     Change(Header, Bytes),
     /// A membership change that raft works on, or a transfer of leadership, which has no token.

@@ -72,7 +72,7 @@ impl Machine {
                 self.handle(id, header, &body, out);
                 self.pump(id, out);
             }
-            Task::Membership(_) => {}
+            Task::Membership(_) | Task::Leader { .. } => {}
         }
     }
 

@@ -30,6 +30,10 @@ const LEAVE_MS: u64 = 2000;
 /// How long until it is interrupted again if it still runs, ms.
 const LEAVE_AGAIN_MS: u64 = 500;
 
+/// How long who asks for the leader waits while leadership is given away, ms. That takes a few round
+/// trips, and a client that is told of none comes back much later.
+const ASKING_MS: u64 = 250;
+
 /// Longest database name that opens, in bytes: SQLite wants name + 8 to fit in 512.
 const NAME_BYTES_MAX: usize = 504;
 
@@ -205,6 +209,7 @@ impl Machine {
     /// Drops a connection and all that it holds: its transaction is rolled back, its slot freed.
     pub(super) fn forget(&mut self, id: ConnId, out: &mut VecDeque<Output>) {
         self.gated.remove(&id);
+        self.asking.remove(&id);
         let Some(conn) = self.conns.remove(&id) else {
             return;
         };
@@ -252,6 +257,7 @@ impl Machine {
             let request = Request::new(Task::Change(header, body.clone()), body.len());
             return self.begin(id, request, out);
         }
+        let handing_over = self.is_changing_hands();
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };
@@ -259,16 +265,10 @@ impl Machine {
         match request {
             WireRequest::Leader => {
                 let legacy = conn.stage == Stage::Client { legacy: true };
-                let (id_known, address) = self.known_leader(legacy).unwrap_or_default();
-                let address = address.as_bytes();
-                let response = match legacy {
-                    true => Response::ServerLegacy { address },
-                    false => Response::Server {
-                        id: id_known,
-                        address,
-                    },
-                };
-                self.answer(id, &response, out);
+                if handing_over && self.known_leader(legacy).is_none() {
+                    return self.ask_later(id, legacy);
+                }
+                self.tell_leader(id, legacy, out);
             }
             WireRequest::Client { .. } => {
                 self.answer(
@@ -465,6 +465,57 @@ impl Machine {
             Err(error) => self.refuse(id, error.code(), error.message(), out),
         }
         self.drive(out);
+    }
+
+    /// Whether this node has just given leadership away, or is about to.
+    fn is_changing_hands(&self) -> bool {
+        self.driver.transferring() || self.successor_by.is_some()
+    }
+
+    fn ask_later(&mut self, id: ConnId, legacy: bool) {
+        if let Some(conn) = self.conns.get_mut(&id) {
+            let mut request = Request::new(Task::Leader { legacy }, 0);
+            request.phase = Phase::Raft;
+            conn.request = Some(request);
+            self.asking.insert(id);
+            self.asking_until = self.asking_until.or(Some(self.now + ASKING_MS));
+        }
+    }
+
+    /// Answers who asked for the leader while leadership was given away, once there is one, or it
+    /// has taken too long.
+    pub(super) fn settle_askers(&mut self, out: &mut VecDeque<Output>) {
+        let Some(until) = self.asking_until else {
+            return;
+        };
+        if self.is_changing_hands() && self.known_leader(false).is_none() && self.now < until {
+            return;
+        }
+        self.asking_until = None;
+        for id in std::mem::take(&mut self.asking) {
+            let Some(Request {
+                task: Task::Leader { legacy },
+                ..
+            }) = self.conns.get(&id).and_then(|conn| conn.request.as_ref())
+            else {
+                continue;
+            };
+            self.tell_leader(id, *legacy, out);
+            self.finish_request(id, out);
+        }
+    }
+
+    fn tell_leader(&mut self, id: ConnId, legacy: bool, out: &mut VecDeque<Output>) {
+        let (leader, address) = self.known_leader(legacy).unwrap_or_default();
+        let address = address.as_bytes();
+        let response = match legacy {
+            true => Response::ServerLegacy { address },
+            false => Response::Server {
+                id: leader,
+                address,
+            },
+        };
+        self.answer(id, &response, out);
     }
 
     /// The leader as LEADER reports it: by voters only, and by nobody while it is being handed over.

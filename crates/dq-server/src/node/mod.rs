@@ -239,6 +239,9 @@ pub struct Machine {
     disk_full: bool,
     /// Leadership was handed over, and by then, at the latest, whoever asked for it is told.
     successor_by: Option<u64>,
+    /// Connections that asked for the leader meanwhile, and when they are answered at the latest.
+    asking: BTreeSet<ConnId>,
+    asking_until: Option<u64>,
     /// Until when this node says who leads: without end while it is a voter.
     votes_until: u64,
     failed: bool,
@@ -303,6 +306,8 @@ impl Machine {
             handing_over: false,
             disk_full: false,
             successor_by: None,
+            asking: BTreeSet::new(),
+            asking_until: None,
             votes_until: 0,
             failed: false,
             effects: Vec::new(),
@@ -343,6 +348,7 @@ impl Machine {
                     self.driver.tick(now);
                     self.drive(out);
                 }
+                self.settle_askers(out);
                 self.expire_waiters(out);
                 self.interrupt_leavers();
                 self.poll_if_due(out);
@@ -411,7 +417,8 @@ impl Machine {
         let poll = self.epoch.and_then(|_| self.roles.deadline());
         let leaver = self.leaving.first().map(|(at, _)| *at);
         let others = busy.into_iter().chain(poll).chain(leaver);
-        let others = others.chain(self.successor_by).min();
+        let others = others.chain(self.successor_by).chain(self.asking_until);
+        let others = others.min();
         others.map_or(self.driver.deadline(), |at| at.min(self.driver.deadline()))
     }
 

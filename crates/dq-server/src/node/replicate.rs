@@ -89,6 +89,7 @@ impl Machine {
         self.open_gate(out);
         self.settle_proofs(out);
         self.settle_transfer(out);
+        self.settle_askers(out);
         self.snapshot_if_due(out);
         self.note_vote();
     }
@@ -236,7 +237,7 @@ impl Machine {
                 }
             }
             if let Some(request) = &conn.request
-                && !matches!(request.task, Task::Membership(_))
+                && !matches!(request.task, Task::Membership(_) | Task::Leader { .. })
             {
                 answers.push((id, Machine::verdict(request, proposed)));
             }
