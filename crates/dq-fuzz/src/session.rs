@@ -7,7 +7,7 @@ use dq_wire::request::Request;
 use dq_wire::{ParamsBuf, ValueRef};
 
 use crate::reached::Reached;
-use crate::shell::{Answer, Setup, Shell};
+use crate::shell::{Answer, Setup, Shell, exec, opening, query};
 use crate::sql;
 
 /// Things that happen, at most.
@@ -85,17 +85,9 @@ pub fn run(bytes: &[u8]) -> Reached {
 /// There are tables already, and a connection.
 fn begin(shell: &mut Shell) {
     let id = shell.connect();
-    let mut bytes = PROTOCOL_V1.to_le_bytes().to_vec();
-    Request::Open {
-        name: b"d",
-        flags: 0,
-        vfs: b"",
-    }
-    .encode(&mut bytes);
-    let none = ParamsBuf::default();
+    let mut bytes = opening(b"d");
     for sql in sql::TABLES {
-        let (sql, params) = (sql.as_bytes(), none.as_params());
-        Request::ExecSql { db: 0, sql, params }.encode(&mut bytes);
+        exec(&mut bytes, sql.as_bytes());
     }
     shell.send(id, &bytes);
     shell.settle();
@@ -105,24 +97,14 @@ fn begin(shell: &mut Shell) {
 /// A new client can write and read.
 fn serves(shell: &mut Shell) {
     let id = shell.connect();
-    let mut bytes = PROTOCOL_V1.to_le_bytes().to_vec();
-    let name: &[u8] = b"afterwards";
-    let open = Request::Open {
-        name,
-        flags: 0,
-        vfs: b"",
-    };
-    open.encode(&mut bytes);
-    let none = ParamsBuf::default();
+    let mut bytes = opening(b"afterwards");
     for sql in [
         &b"CREATE TABLE alive (n)"[..],
         b"INSERT INTO alive VALUES (1)",
     ] {
-        let params = none.as_params();
-        Request::ExecSql { db: 0, sql, params }.encode(&mut bytes);
+        exec(&mut bytes, sql);
     }
-    let (sql, params): (&[u8], _) = (b"SELECT * FROM alive", none.as_params());
-    Request::QuerySql { db: 0, sql, params }.encode(&mut bytes);
+    query(&mut bytes, b"SELECT * FROM alive");
     shell.send(id, &bytes);
     shell.settle();
     assert_eq!(shell.answers(id), [4, 6, 6, 7]);

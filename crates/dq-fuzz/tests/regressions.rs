@@ -1,22 +1,13 @@
 //! What fuzzing has found, told step by step: the inputs that found it mean something else as soon as a
 //! harness changes.
 
-use dq_fuzz::shell::{Setup, Shell};
-use dq_wire::ParamsBuf;
-use dq_wire::header::{PROTOCOL_V1, response_type};
-use dq_wire::request::Request;
+use dq_fuzz::shell::{self, Setup, Shell, opening};
+use dq_wire::header::response_type;
 
 /// A client that has opened database `d`.
 fn client(shell: &mut Shell) -> u64 {
     let id = shell.connect();
-    let mut bytes = PROTOCOL_V1.to_le_bytes().to_vec();
-    Request::Open {
-        name: b"d",
-        flags: 0,
-        vfs: b"",
-    }
-    .encode(&mut bytes);
-    shell.send(id, &bytes);
+    shell.send(id, &opening(b"d"));
     shell.turn();
     assert_eq!(shell.answers(id), [response_type::DB]);
     id
@@ -24,12 +15,7 @@ fn client(shell: &mut Shell) -> u64 {
 
 fn exec(shell: &mut Shell, id: u64, sql: &str) {
     let mut bytes = Vec::new();
-    Request::ExecSql {
-        db: 0,
-        sql: sql.as_bytes(),
-        params: ParamsBuf::default().as_params(),
-    }
-    .encode(&mut bytes);
+    shell::exec(&mut bytes, sql.as_bytes());
     shell.send(id, &bytes);
     shell.turn();
 }

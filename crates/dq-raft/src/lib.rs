@@ -135,7 +135,9 @@ pub use crate::log::cache::Trailing;
 pub use crate::log::data_dir::{DataDir, OpenError};
 pub use crate::log::reader::{LogReader, ReadError};
 pub use crate::log::recover::{RecoverError, RecoverOptions};
-pub use crate::log::snapshot::{Compression, SnapshotError, SnapshotReader, SnapshotWriter};
+pub use crate::log::snapshot::{
+    Compression, SnapshotError, SnapshotReader, SnapshotWriter, discard_snapshot,
+};
 pub use crate::log::writer::{LogWriter, Prepared};
 pub use driver::{
     ChangeError, ChangeToken, Driver, DriverError, Effect, Epoch, Options, PAYLOAD_BYTES_MAX,

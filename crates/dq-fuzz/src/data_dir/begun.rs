@@ -6,11 +6,8 @@ use std::sync::OnceLock;
 
 use dq_raft::log::plan::FileOp;
 use dq_server::BOOTSTRAP_ID;
-use dq_wire::ParamsBuf;
-use dq_wire::header::PROTOCOL_V1;
-use dq_wire::request::Request;
 
-use crate::shell::{Setup, Shell};
+use crate::shell::{Setup, Shell, exec, opening};
 
 /// Names and contents.
 pub(super) type Files = BTreeMap<String, Vec<u8>>;
@@ -47,26 +44,17 @@ fn ours(writes: usize, setup: u8) -> Files {
         id: BOOTSTRAP_ID,
         ..Setup::of(setup, true)
     });
-    let none = ParamsBuf::default();
     for (name, odd) in [(&b"d"[..], 0), (b"e", 1)] {
         let id = shell.connect();
-        let mut bytes = PROTOCOL_V1.to_le_bytes().to_vec();
-        Request::Open {
-            name,
-            flags: 0,
-            vfs: b"",
-        }
-        .encode(&mut bytes);
-        shell.send(id, &bytes);
+        shell.send(id, &opening(name));
         for write in 0..writes {
             let sql: &[u8] = match write {
                 0 => b"CREATE TABLE t (a INTEGER PRIMARY KEY, b)",
                 _ if write % 7 == odd => b"INSERT INTO t (b) VALUES (zeroblob(9000))",
                 _ => b"INSERT INTO t (b) VALUES ('x')",
             };
-            let params = none.as_params();
             let mut bytes = Vec::new();
-            Request::ExecSql { db: 0, sql, params }.encode(&mut bytes);
+            exec(&mut bytes, sql);
             shell.send(id, &bytes);
             shell.settle();
         }

@@ -9,12 +9,11 @@ use dq_raft::log::check::{self, StartReport};
 use dq_raft::sim_disk::SimDisk;
 use dq_raft::{DataDir, RecoverOptions, Recovered, SnapshotReader};
 use dq_server::BOOTSTRAP_ID;
-use dq_wire::header::PROTOCOL_V1;
+use dq_wire::header::response_type;
 use dq_wire::request::Request;
-use dq_wire::{ParamsBuf, header::response_type};
 
 use crate::reached::Reached;
-use crate::shell::{Setup, Shell};
+use crate::shell::{Setup, Shell, exec, opening, query};
 use begun::Files;
 
 mod begun;
@@ -183,24 +182,14 @@ fn look(shell: &mut Shell) {
     names.push("new".into());
     for name in names {
         let id = shell.connect();
-        let mut bytes = PROTOCOL_V1.to_le_bytes().to_vec();
-        Request::Open {
-            name: &name,
-            flags: 0,
-            vfs: b"",
-        }
-        .encode(&mut bytes);
-        let none = ParamsBuf::default();
+        let mut bytes = opening(&name);
         for sql in [
             &b"SELECT * FROM sqlite_schema"[..],
             b"PRAGMA integrity_check(1)",
         ] {
-            let params = none.as_params();
-            Request::QuerySql { db: 0, sql, params }.encode(&mut bytes);
+            query(&mut bytes, sql);
         }
-        let sql = b"CREATE TABLE another (x)";
-        let params = none.as_params();
-        Request::ExecSql { db: 0, sql, params }.encode(&mut bytes);
+        exec(&mut bytes, b"CREATE TABLE another (x)");
         Request::Dump { name: &name }.encode(&mut bytes);
         shell.send(id, &bytes);
         shell.settle();

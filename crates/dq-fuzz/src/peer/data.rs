@@ -8,13 +8,11 @@ use dq_raft::Payload;
 use dq_server::registry::FINGERPRINT_TAG;
 use dq_vfs::PAGE_SIZE;
 use dq_wire::disk::fsm_snapshot::{DatabaseHead, encode_database_head, encode_snapshot_head};
-use dq_wire::header::PROTOCOL_V1;
-use dq_wire::request::Request;
-use dq_wire::{Configuration, ParamsBuf, Role, Server, encode_frames_header};
+use dq_wire::{Configuration, Role, Server, encode_frames_header};
 
 use super::number;
 use crate::session::damage;
-use crate::shell::{Setup, Shell};
+use crate::shell::{Setup, Shell, exec, opening};
 
 /// Where page 1 states the size of the database, in pages.
 const SIZE_FIELD: std::ops::Range<usize> = 28..32;
@@ -70,19 +68,11 @@ pub(crate) fn image() -> &'static [u8] {
     IMAGE.get_or_init(|| {
         let mut shell = Shell::start(Setup::of(0, true));
         let id = shell.connect();
-        let mut bytes = PROTOCOL_V1.to_le_bytes().to_vec();
-        Request::Open {
-            name: b"d",
-            flags: 0,
-            vfs: b"",
-        }
-        .encode(&mut bytes);
-        Request::ExecSql {
-            db: 0,
-            sql: b"CREATE TABLE t (a INTEGER PRIMARY KEY, b); INSERT INTO t (b) VALUES ('x'), (zeroblob(9000))",
-            params: ParamsBuf::default().as_params(),
-        }
-        .encode(&mut bytes);
+        let mut bytes = opening(b"d");
+        exec(
+            &mut bytes,
+            b"CREATE TABLE t (a INTEGER PRIMARY KEY, b); INSERT INTO t (b) VALUES ('x'), (zeroblob(9000))",
+        );
         shell.send(id, &bytes);
         shell.settle();
         let contents = shell.contents();

@@ -13,7 +13,7 @@ use dq_wire::{ParamsBuf, Role};
 
 use crate::reached::Reached;
 use crate::session::damage;
-use crate::shell::{Answer, Setup, Shell, encoded, hello};
+use crate::shell::{Answer, Setup, Shell, encoded, hello, opening};
 
 pub(crate) mod data;
 mod messages;
@@ -229,14 +229,8 @@ fn client(u: &mut Unstructured<'_>, shell: &mut Shell) -> Result<()> {
         return Ok(());
     }
     let id = shell.connect();
-    let mut bytes = PROTOCOL_V1.to_le_bytes().to_vec();
-    let (name, vfs): (&[u8], &[u8]) = (*u.choose(&[&b"d"[..], b"d", b"d", b"e"])?, b"");
-    Request::Open {
-        name,
-        flags: 0,
-        vfs,
-    }
-    .encode(&mut bytes);
+    let name: &[u8] = u.choose(&[&b"d"[..], b"d", b"d", b"e"])?;
+    let mut bytes = opening(name);
     let none = ParamsBuf::default();
     for _ in 0..u.int_in_range(1..=4)? {
         let params = none.as_params();

@@ -19,9 +19,11 @@ use dq_server::node::{Input, Machine, Output, Polled, Start};
 use dq_vfs::Vfs;
 
 use crate::reached::Reached;
+pub use client::{exec, opening, query};
 pub use followers::{Answer, encoded, hello};
 use wire::Wire;
 
+mod client;
 mod followers;
 mod jobs;
 mod wire;

@@ -1,12 +1,10 @@
 //! Carrying out what the node wants.
 
 use bytes::BytesMut;
-use dq_raft::disk::Disk;
 use dq_raft::{DiskOp, Message, RaftRole, SnapshotMeta, SnapshotReader, SnapshotWriter};
 use dq_server::fsm::{self, Databases};
 use dq_server::node::{Input, Output};
 use dq_server::peers::{self, Received};
-use dq_wire::disk::names::{FileName, SnapshotName, temporary};
 
 use super::{SAID_MAX, Shell, jobs, works};
 
@@ -135,7 +133,10 @@ impl Shell {
                 true => "leadership handed over",
                 false => "leadership not handed over",
             }),
-            Output::Discard(meta) => self.discard(&meta),
+            Output::Discard(meta) => {
+                self.reached.note("snapshot discarded");
+                dq_raft::discard_snapshot(self.dir.disk(), &meta);
+            }
             Output::CancelSnapshot(_) | Output::Release(_) => {}
         }
     }
@@ -226,25 +227,5 @@ impl Shell {
         writer.write(&data).map_err(|e| text(&e))?;
         let meta = writer.finish().map_err(|e| text(&e))?;
         Ok((meta, databases))
-    }
-
-    /// Removes the files of a snapshot that is not wanted, as the receiver does.
-    fn discard(&mut self, meta: &SnapshotMeta) {
-        self.reached.note("snapshot discarded");
-        let SnapshotMeta {
-            term,
-            index,
-            timestamp,
-            ..
-        } = *meta;
-        let name = SnapshotName {
-            term,
-            index,
-            timestamp,
-        };
-        for file in [FileName::Snapshot(name), FileName::SnapshotMeta(name)] {
-            // One that is not there need not be removed.
-            let _ = self.dir.disk().remove(&temporary(&file));
-        }
     }
 }

@@ -180,14 +180,19 @@ impl<D: Disk> SnapshotWriter<D> {
         }
     }
 
-    /// Best effort, to give space back: what stays is deleted at the next start.
     fn remove_files(&self) {
-        let files = format::snapshot_files(format::snapshot_name(&self.meta));
-        for file in [files.data, files.meta] {
-            match self.disk.remove(&names::temporary(&file)) {
-                Err(error) if !error.is_not_found() => ::log::warn!("{error}"),
-                _ => {}
-            }
+        discard_snapshot(&self.disk, &self.meta);
+    }
+}
+
+/// Deletes the temporary files of a snapshot that is not wanted, to give their space back. What cannot
+/// be deleted now is deleted at the next start.
+pub fn discard_snapshot<D: Disk>(disk: &D, meta: &SnapshotMeta) {
+    let files = format::snapshot_files(format::snapshot_name(meta));
+    for file in [files.data, files.meta] {
+        match disk.remove(&names::temporary(&file)) {
+            Err(error) if !error.is_not_found() => ::log::warn!("{error}"),
+            _ => {}
         }
     }
 }

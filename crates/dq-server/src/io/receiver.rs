@@ -6,10 +6,8 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use crossbeam_channel::{Sender, unbounded};
-use dq_raft::disk::Disk;
-use dq_raft::{Compression, FsDisk, SnapshotMeta, SnapshotWriter};
+use dq_raft::{Compression, FsDisk, SnapshotMeta, SnapshotWriter, discard_snapshot};
 use dq_vfs::Vfs;
-use dq_wire::disk::names::{self, FileName, SnapshotName};
 
 use super::mailbox::{Mail, Mailbox};
 use crate::conn::ConnId;
@@ -90,23 +88,7 @@ impl Receiver {
 
     /// A snapshot that raft does not want: its temporary files can go.
     pub fn discard(&self, meta: &SnapshotMeta) {
-        let SnapshotMeta {
-            term,
-            index,
-            timestamp,
-            ..
-        } = *meta;
-        let name = SnapshotName {
-            term,
-            index,
-            timestamp,
-        };
-        for file in [FileName::Snapshot(name), FileName::SnapshotMeta(name)] {
-            // What cannot be removed now is removed at the next start.
-            if let Err(error) = self.disk.remove(&names::temporary(&file)) {
-                log::warn!("snapshot at {index}: {error}");
-            }
-        }
+        discard_snapshot(&self.disk, meta);
     }
 }
 

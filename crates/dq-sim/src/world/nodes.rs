@@ -341,11 +341,7 @@ impl World {
                 return self.snapshot_data(node, process, conn, &bytes);
             }
             Output::Discard(meta) => {
-                let name = format!("snapshot-{}-{}-{}", meta.term, meta.index, meta.timestamp);
-                for file in [format!("tmp-{name}"), format!("tmp-{name}.meta")] {
-                    // What is left is removed at the next start.
-                    let _ = dq_raft::disk::Disk::remove(process.dir.disk(), &file);
-                }
+                dq_raft::discard_snapshot(process.dir.disk(), &meta);
                 if !process.dir.disk().has_power() {
                     return ControlFlow::Break(Death::Power);
                 }
