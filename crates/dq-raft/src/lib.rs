@@ -140,8 +140,9 @@ pub use crate::log::snapshot::{
 };
 pub use crate::log::writer::{LogWriter, Prepared};
 pub use driver::{
-    ChangeError, ChangeToken, Driver, DriverError, Effect, Epoch, Options, PAYLOAD_BYTES_MAX,
-    PeerProgress, Proof, ProposeError, RaftRole, ReadMode, ReadOptions, ReadTicket, ReceiveError,
+    Bounds, ChangeError, ChangeToken, Driver, DriverError, Effect, Epoch, Options,
+    PAYLOAD_BYTES_MAX, PeerProgress, Proof, ProposeError, RaftRole, ReadMode, ReadOptions,
+    ReadTicket, ReceiveError, Usage,
 };
 pub use message::{
     AppendEntries, AppendEntriesResult, Echo, Message, PeerId, RequestVote, RequestVoteResult,

@@ -104,11 +104,21 @@ pub enum Mutant {
     PromiseUnstored,
     /// The bound on promises is lowered while longer ones may be running.
     LowerBoundAtOnce,
+    /// A follower takes entries however much is not durable yet.
+    TakeUnstored,
+    /// All entries of the log stay in memory.
+    KeepAllEntries,
+    /// A leader executes however much is not applied yet.
+    RunAhead,
+    /// A text of many statements looks for room only before its first.
+    TextRunsAhead,
+    /// Readers keep as many old pages as they like.
+    KeepReaders,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 49] = [
+    pub const ALL: [Mutant; 54] = [
         Mutant::SendBeforeTerm,
         Mutant::SayBeforeDurable,
         Mutant::CampaignBeforeDurable,
@@ -158,6 +168,11 @@ impl Mutant {
         Mutant::KeepStrangers,
         Mutant::PromiseUnstored,
         Mutant::LowerBoundAtOnce,
+        Mutant::TakeUnstored,
+        Mutant::KeepAllEntries,
+        Mutant::RunAhead,
+        Mutant::TextRunsAhead,
+        Mutant::KeepReaders,
     ];
 }
 

@@ -22,6 +22,9 @@ pub struct Settings {
     /// What the requests of all clients together may take in memory, and, apart from that, answers
     /// to them; bytes.
     pub client_memory_max: usize,
+    /// What messages that arrive from other nodes together may take in memory, bytes; a single larger one
+    /// is taken.
+    pub peer_memory_max: usize,
     /// Bytes of pages that are kept for readers only, over all databases; above it the oldest reader
     /// is ended.
     pub old_pages_max: usize,
@@ -53,6 +56,7 @@ impl Settings {
             snapshot_trailing_dynamic: false,
             request_bytes_max: dq_wire::header::BODY_SIZE_DEFAULT_MAX,
             client_memory_max: 256 << 20,
+            peer_memory_max: 64 << 20,
             old_pages_max: 256 << 20,
             speculative_bytes_max: 64 << 20,
             transaction_bytes_max: 256 << 20,

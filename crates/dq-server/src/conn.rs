@@ -57,6 +57,8 @@ pub struct Conn {
     pub counted: Held,
     /// A request was answered on this connection.
     pub used: bool,
+    /// When it is looked at because its client sends no more, or it has to give its version back.
+    pub leaves_at: Option<u64>,
     /// The database that is being dumped, as it was then, while the client has not read all of it.
     pub dumped: Option<(Bytes, Version)>,
     /// The open database.
@@ -72,6 +74,10 @@ pub struct Held {
     pub requests: usize,
     /// Of answers: held, and under way.
     pub answers: usize,
+    /// Of messages that arrive from another node.
+    pub peers: usize,
+    /// Of prepared statements, about.
+    pub statements: usize,
 }
 
 /// Which protocol a connection speaks.
@@ -117,6 +123,8 @@ pub struct Session {
     pub handle: Option<Box<Handle>>,
     /// Stops what runs.
     pub interrupt: InterruptHandle,
+    /// What its prepared statements take, about, bytes.
+    pub statements: usize,
     /// Highest version that it has pinned or published.
     pub seen: u64,
     /// Leadership was proven since the open transaction pinned its version: what it reads is fixed,
@@ -218,6 +226,7 @@ impl Default for Conn {
             skip: 0,
             counted: Held::default(),
             used: false,
+            leaves_at: None,
             dumped: None,
             session: None,
             request: None,
@@ -282,9 +291,18 @@ impl Conn {
             0..=UNASKED_BYTES => 0,
             owed => owed,
         };
+        let (arriving, peers) = match self.stage {
+            Stage::Peer { .. } => (0, self.buffer.len()),
+            Stage::Handshake | Stage::Client { .. } => (self.buffer.len(), 0),
+        };
         Held {
-            requests: self.buffer.len() + at_work.map_or(0, |request| request.size),
+            requests: arriving + at_work.map_or(0, |request| request.size),
             answers: owed + answer,
+            peers,
+            statements: self
+                .session
+                .as_ref()
+                .map_or(0, |session| session.statements),
         }
     }
 

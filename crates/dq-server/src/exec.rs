@@ -55,11 +55,16 @@ const INLINE_TEXT_BYTES: usize = 64 * 1024;
 /// millisecond.
 pub const INLINE_STEPS: u64 = 20_000;
 
+/// What a prepared statement takes beside its text, at the least, bytes.
+const STATEMENT_BYTES: usize = 2048;
+
 /// A client's open database: the SQLite connection and its prepared statements.
 #[derive(Debug)]
 pub struct Handle {
     db: Db,
     statements: Vec<Option<Prepared>>,
+    /// What they take, about, bytes.
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -81,6 +86,11 @@ impl Prepared {
         }
     }
 
+    /// What it takes in memory, about: SQLite's program grows with the text.
+    fn bytes(&self) -> usize {
+        STATEMENT_BYTES + self.stmt.sql().len()
+    }
+
     /// Whether it may write.
     fn writes(&self) -> bool {
         self.wrote || !self.stmt.readonly()
@@ -93,6 +103,7 @@ impl Handle {
         Handle {
             db,
             statements: Vec::new(),
+            bytes: 0,
         }
     }
 
@@ -121,7 +132,14 @@ impl Handle {
         usize::try_from(id)
             .ok()
             .and_then(|i| self.statements.get_mut(i))
-            .is_some_and(|slot| slot.take().is_some())
+            .and_then(Option::take)
+            .inspect(|prepared| self.bytes -= prepared.bytes())
+            .is_some()
+    }
+
+    /// What the prepared statements take, about, bytes.
+    pub fn statement_bytes(&self) -> usize {
+        self.bytes
     }
 
     fn statement(&self, id: u32) -> Option<&Prepared> {
@@ -130,6 +148,7 @@ impl Handle {
 
     /// Gives the statement the lowest free id.
     fn insert(&mut self, prepared: Prepared) -> u32 {
+        self.bytes += prepared.bytes();
         let free = self.statements.iter().position(Option::is_none);
         let id = free.unwrap_or_else(|| {
             self.statements.push(None);
@@ -525,7 +544,7 @@ impl Run {
     }
 
     fn exec(&mut self, handle: &mut Handle, call: &mut Call) -> Outcome {
-        let Handle { db, statements } = handle;
+        let Handle { db, statements, .. } = handle;
         let Some(prepared) = lookup(statements, call.id) else {
             return Outcome::failed(12, "no statement with the given id");
         };
@@ -579,7 +598,7 @@ impl Run {
     }
 
     fn query(&mut self, handle: &mut Handle, call: &mut Call) -> Outcome {
-        let Handle { db, statements } = handle;
+        let Handle { db, statements, .. } = handle;
         let Some(prepared) = lookup(statements, call.id) else {
             return Outcome::failed(12, "no statement with the given id");
         };

@@ -43,6 +43,8 @@ pub struct Database {
     pub proposed: u64,
     /// Entries proposed and not yet applied.
     pub in_flight: usize,
+    /// Bytes of the largest transaction in this epoch.
+    pub largest: usize,
     /// Client connections that have it open.
     pub opens: usize,
     /// `PRAGMA delete_database` was the last commit: the name goes when nobody has it open.
@@ -98,6 +100,7 @@ impl Database {
             head: version,
             proposed: 0,
             in_flight: 0,
+            largest: 0,
             opens: 0,
             deleted: false,
             slot: None,
@@ -179,6 +182,7 @@ impl Database {
         }
         self.proposed = 0;
         self.in_flight = 0;
+        self.largest = 0;
         self.slot = None;
         self.held_since = None;
         self.waiters.clear();

@@ -4,12 +4,13 @@
 //! - Nodes that know an entry to be committed know the same entry.
 //! - Nodes that have applied the same entries hold the same databases.
 //! - What is applied never goes back in the life of a process.
+//! - Whatever a node holds in memory is within its bound.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use dq_raft::sim_disk::SimDisk;
-use dq_raft::{Driver, EntryKind, Message, RaftRole};
+use dq_raft::{Driver, EntryKind, Message, RaftRole, Usage};
 use dq_server::node::Machine;
 use dq_vfs::{Version, Vfs};
 use dq_wire::Configuration;
@@ -32,6 +33,8 @@ pub(crate) struct Checks {
     terms: BTreeMap<usize, [u64; 3]>,
     /// Per node: committed entries looked at, and the last index applied.
     looked: BTreeMap<usize, (u64, u64)>,
+    /// How near its bound each use of memory came, in thousandths.
+    pub(crate) reached: BTreeMap<&'static str, u64>,
     /// Comparisons of databases between nodes.
     pub(crate) compared: u64,
 }
@@ -88,10 +91,24 @@ impl Checks {
         Ok(())
     }
 
+    /// Whether everything that a node holds is within its bound.
+    fn look_at_memory(&mut self, machine: &Machine) -> Result<(), String> {
+        for Usage { what, held, bound } in machine.usage() {
+            if held > bound {
+                return Err(format!("holds {held} {what}, its bound is {bound}"));
+            }
+            let permille = (held * 1000).checked_div(bound).unwrap_or(0);
+            let most = self.reached.entry(what).or_default();
+            *most = permille.max(*most);
+        }
+        Ok(())
+    }
+
     /// Looks at a node after a step.
     pub(crate) fn look(&mut self, node: usize, machine: &Machine) -> Result<(), String> {
         let driver = machine.driver();
         self.look_at_term(node, driver)?;
+        self.look_at_memory(machine)?;
         if let Some(epoch) = driver.epoch() {
             let leader = *self.leaders.entry(epoch.term).or_insert(node);
             if leader != node {

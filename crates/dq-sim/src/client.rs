@@ -142,9 +142,10 @@ pub(crate) enum Failure {
 
 impl Failure {
     /// The request was certainly not executed, and may be sent again. 12 is what a client is told
-    /// whose database was closed, with an epoch, while it did not ask for anything.
+    /// whose database was closed, with an epoch, while it did not ask for anything; 7 and 10 that its
+    /// request, or what it reads, takes too much memory.
     pub(crate) fn is_harmless(&self) -> bool {
-        matches!(self, Failure::Refused(5 | 12 | 517 | 10250, _))
+        matches!(self, Failure::Refused(5 | 7 | 10 | 12 | 517 | 10250, _))
     }
 
     /// The request may have been executed.

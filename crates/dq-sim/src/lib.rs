@@ -46,7 +46,7 @@ use dq_vfs::{Vfs, World as SqlWorld};
 
 #[cfg(feature = "mutants")]
 pub use dq_raft::mutants;
-pub use plan::{Fault, Plan};
+pub use plan::{Fault, Limits, Plan};
 pub use rng::Rng;
 pub use trace::print_log;
 
@@ -67,6 +67,8 @@ pub struct Report {
     pub compared: u64,
     /// Operations of clients that were written down.
     pub moments: u64,
+    /// How near its bound each use of memory came, in thousandths.
+    pub reached: BTreeMap<&'static str, u64>,
 }
 
 /// SQLite's time and randomness in the simulation: always the same.
@@ -127,6 +129,7 @@ pub fn run_plan(seed: u64, plan: Plan, rng: Rng, verbose: bool) -> Report {
             hash: world.hash,
             compared: world.checks.compared,
             moments,
+            reached: std::mem::take(&mut world.checks.reached),
         }
     }));
     outcome.unwrap_or_else(|panic| Report {

@@ -54,6 +54,8 @@ struct Total {
     compared: u64,
     moments: u64,
     faults: BTreeMap<String, u64>,
+    /// Seeds in which a use of memory came within a tenth of its bound.
+    reached: BTreeMap<String, u64>,
 }
 
 fn main() -> ExitCode {
@@ -82,11 +84,14 @@ fn main() -> ExitCode {
         println!("{}", total.to_line());
         return ExitCode::SUCCESS;
     }
-    let kinds: Vec<String> = total
-        .faults
-        .iter()
-        .map(|(fault, count)| format!("{fault} {count}"))
-        .collect();
+    let list = |counts: &BTreeMap<String, u64>| {
+        let counts = counts.iter().map(|(what, count)| format!("{what} {count}"));
+        counts.collect::<Vec<_>>().join(", ")
+    };
+    println!(
+        "seeds in which memory came within a tenth of its bound: {}",
+        list(&total.reached).replace('-', " ")
+    );
     let seconds = total.micros / 1_000_000;
     println!(
         "seeds {}, simulated {seconds} s in {} s, {} events of clients, {} comparisons, faults: {}; failures {}",
@@ -94,7 +99,7 @@ fn main() -> ExitCode {
         began.elapsed().as_secs(),
         total.moments,
         total.compared,
-        kinds.join(", "),
+        list(&total.faults),
         total.failed,
     );
     if total.failed == 0 && total.seeds > 0 {
@@ -170,6 +175,9 @@ fn run_seeds(arguments: &Arguments, began: Instant) -> Total {
         for (fault, count) in report.faults {
             *total.faults.entry(format!("{fault:?}")).or_default() += count;
         }
+        for (what, permille) in report.reached {
+            *total.reached.entry(what.replace(' ', "-")).or_default() += u64::from(permille > 900);
+        }
         if !report.failures.is_empty() {
             total.failed += 1;
             println!("seed {seed} failed at commit {}:", commit());
@@ -231,10 +239,14 @@ impl Total {
             compared,
             moments,
             faults,
+            reached,
         } = self;
         let mut line = format!("total {seeds} {failed} {micros} {compared} {moments}");
         for (fault, count) in faults {
             line.push_str(&format!(" {fault}={count}"));
+        }
+        for (what, count) in reached {
+            line.push_str(&format!(" {what}:{count}"));
         }
         line
     }
@@ -261,6 +273,9 @@ impl Total {
         for word in words {
             if let Some((fault, count)) = word.split_once('=') {
                 *self.faults.entry(fault.to_owned()).or_default() +=
+                    count.parse::<u64>().unwrap_or(0);
+            } else if let Some((what, count)) = word.split_once(':') {
+                *self.reached.entry(what.to_owned()).or_default() +=
                     count.parse::<u64>().unwrap_or(0);
             }
         }

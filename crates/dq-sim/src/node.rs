@@ -11,9 +11,9 @@ use bytes::{Bytes, BytesMut};
 use dq_raft::log::writer::WriterOptions;
 use dq_raft::sim_disk::SimDisk;
 use dq_raft::{
-    Compression, DataDir, DiskError, DiskOp, Driver, LogEntry, LogRange, LogReader, LogWriter,
-    OpenError, Options, Persist, ReadOptions, RecoverError, RecoverOptions, SnapshotError,
-    SnapshotMeta, SnapshotReader, SnapshotWriter,
+    Bounds, Compression, DataDir, DiskError, DiskOp, Driver, LogEntry, LogRange, LogReader,
+    LogWriter, OpenError, Options, Persist, ReadOptions, RecoverError, RecoverOptions,
+    SnapshotError, SnapshotMeta, SnapshotReader, SnapshotWriter,
 };
 use dq_server::config::Settings;
 use dq_server::exec::Finished;
@@ -167,8 +167,6 @@ pub(crate) struct Identity {
 }
 
 const COMPRESSION: Compression = Compression::Lz4;
-/// So few that followers are often served from disk.
-const LOG_BYTES_MAX: u64 = 64 << 10;
 
 impl Process {
     /// Reads the disk and makes a process of what is there, as the real shell does.
@@ -211,7 +209,7 @@ impl Process {
             election_timeout_ms: plan.election_ms / divisor,
             heartbeat_ms: plan.heartbeat_ms / divisor,
             seed,
-            log_bytes_max: LOG_BYTES_MAX,
+            log_bytes_max: plan.limits.log,
         };
         let promised = ReadOptions::promise_ms(&options);
         let found = promise::read(disk, promised).map_err(of_disk)?;
@@ -224,9 +222,16 @@ impl Process {
         let hard_state = (recovered.term, recovered.vote);
         let driver = Driver::new(options, recovered)
             .map_err(|error| BootError::Corrupt(error.to_string()))?
-            .with_reads(reads);
+            .with_reads(reads)
+            .with_bounds(Bounds {
+                unstored_bytes_max: plan.limits.unstored,
+            });
         let mut settings = Settings::new(us.id, us.address.clone());
         settings.busy_timeout_ms = plan.busy_timeout_ms;
+        settings.speculative_bytes_max = plan.limits.ahead;
+        settings.client_memory_max = plan.limits.clients;
+        settings.peer_memory_max = plan.limits.peers;
+        settings.old_pages_max = plan.limits.old_pages;
         settings.snapshot_threshold = plan.snapshot_threshold;
         settings.snapshot_trailing = plan.snapshot_trailing;
         let machine = Machine::new(Start {

@@ -73,6 +73,54 @@ pub struct Plan {
     /// How many of a thousand pieces of an answer a client leaves lying for a while. If any, there is
     /// a client that reads much.
     pub slow_reading: u64,
+    /// Bounds on the memory of nodes.
+    pub limits: Limits,
+}
+
+/// Bounds on the memory of nodes.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Bytes of the log.
+    pub log: u64,
+    /// Bytes of a leader's entries that are not durable.
+    pub unstored: u64,
+    /// Bytes executed and not applied.
+    pub ahead: usize,
+    /// Bytes of requests, and of answers.
+    pub clients: usize,
+    /// Bytes of messages that arrive from other nodes.
+    pub peers: usize,
+    /// Bytes of old pages kept for readers.
+    pub old_pages: usize,
+}
+
+impl Default for Limits {
+    /// As nodes have them, but for the log's: so few that followers are often served from disk.
+    fn default() -> Limits {
+        Limits {
+            log: 64 << 10,
+            unstored: 64 << 20,
+            ahead: 64 << 20,
+            clients: 256 << 20,
+            peers: 64 << 20,
+            old_pages: 256 << 20,
+        }
+    }
+}
+
+impl Limits {
+    /// Some of them low enough to be met.
+    fn new(rng: &mut Rng) -> Limits {
+        let all = Limits::default();
+        Limits {
+            log: rng.pick(&[0, all.log, all.log, 1 << 20]),
+            unstored: rng.pick(&[32 << 10, 256 << 10, all.unstored]),
+            ahead: rng.pick(&[16 << 10, 128 << 10, all.ahead]),
+            clients: rng.pick(&[16 << 10, 256 << 10, all.clients, all.clients]),
+            peers: rng.pick(&[8 << 10, 64 << 10, all.peers]),
+            old_pages: rng.pick(&[128 << 10, 1 << 20, all.old_pages]),
+        }
+    }
 }
 
 /// A kind of fault.
@@ -153,6 +201,8 @@ pub(crate) const FAULTS: [Fault; 22] = [
 impl Plan {
     /// The plan of a seed.
     pub fn new(rng: &mut Rng) -> Plan {
+        // From a generator of its own: seeds that somebody has named keep their meaning.
+        let limits = Limits::new(&mut rng.aside(1));
         let nodes = rng.pick(&[1, 3, 3, 3, 3, 5]);
         let mode = rng.pick(&[ReadMode::Quorum, ReadMode::Quorum, ReadMode::Lease]);
         let election_ms = rng.pick(&[150, 300, 1000, 3000]);
@@ -206,6 +256,7 @@ impl Plan {
             fault_interval: rng.between(election_ms / 4, election_ms * 2) * MS,
             faults,
             slow_reading: rng.pick(&[0, 0, 500]),
+            limits,
         }
     }
 }

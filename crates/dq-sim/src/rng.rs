@@ -36,6 +36,11 @@ impl Rng {
         choices[self.below(choices.len() as u64) as usize]
     }
 
+    /// A generator that takes nothing from this one, another one for each number.
+    pub(crate) fn aside(&self, number: u64) -> Rng {
+        Rng(mix(self.0 ^ mix(number)))
+    }
+
     /// A generator for somebody else.
     pub(crate) fn fork(&mut self) -> Rng {
         Rng(self.bits())

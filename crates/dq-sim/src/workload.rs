@@ -69,7 +69,7 @@ pub(crate) async fn tokens(client: Client, think: u64) {
             let fate = match &result {
                 Ok(_) => Some(Fate::Done),
                 // Of two statements the first may have been done when the second is told to wait.
-                Err(Failure::Refused(5 | 517, _)) if kind == 1 => Some(Fate::Unknown),
+                Err(Failure::Refused(5 | 10 | 517, _)) if kind == 1 => Some(Fate::Unknown),
                 Err(failure) if failure.is_harmless() => None,
                 Err(failure) => {
                     judge(&client, "a token's insert", failure);

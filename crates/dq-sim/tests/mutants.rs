@@ -9,7 +9,7 @@
 
 use dq_raft::ReadMode;
 use dq_sim::mutants::{Mutant, break_rules};
-use dq_sim::{Fault, Plan, Report, Rng};
+use dq_sim::{Fault, Limits, Plan, Report, Rng};
 
 const MS: u64 = 1000;
 
@@ -41,6 +41,7 @@ fn busy(plan: &mut Plan) {
     plan.chaos = 5000 * MS;
     plan.fault_interval = 200 * MS;
     plan.slow_reading = 0;
+    plan.limits = Limits::default();
 }
 
 /// Leaders are cut off until they give up, and often lead again.
@@ -241,5 +242,25 @@ found! {
         plan.at_leader = 0;
         plan.fault_interval = 100 * MS;
         plan.faults = vec![Fault::Transfer, Fault::Transfer, Fault::Pause];
+    };
+    a_follower_that_takes_more_than_its_disk_does: TakeUnstored within 20, |plan| {
+        plan.limits.unstored = 32 << 10;
+        plan.faults = vec![Fault::SlowDisk];
+    };
+    a_log_that_stays_in_memory: KeepAllEntries within 10, |plan| {
+        plan.faults = vec![Fault::Kill];
+    };
+    a_leader_that_runs_far_ahead: RunAhead within 20, |plan| {
+        plan.limits.ahead = 16 << 10;
+        plan.faults = vec![Fault::SlowDisk];
+    };
+    a_text_that_runs_far_ahead: TextRunsAhead within 40, |plan| {
+        plan.limits.ahead = 16 << 10;
+        plan.faults = vec![Fault::SlowDisk];
+    };
+    readers_that_keep_everything: KeepReaders within 20, |plan| {
+        plan.limits.old_pages = 64 << 10;
+        plan.slow_reading = 500;
+        plan.faults = vec![Fault::Pause];
     };
 }

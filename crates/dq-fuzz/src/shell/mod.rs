@@ -9,7 +9,7 @@ use dq_raft::log::writer::WriterOptions;
 use dq_raft::sim_disk::{Loss, SimDisk};
 use dq_raft::{
     Compression, DataDir, DiskError, Driver, LogReader, LogWriter, Message, Options, ReadMode,
-    ReadOptions, RecoverOptions, SnapshotMeta, SnapshotReader,
+    ReadOptions, RecoverOptions, SnapshotMeta, SnapshotReader, Usage,
 };
 use dq_server::RoleTargets;
 use dq_server::config::Settings;
@@ -450,6 +450,9 @@ impl Shell {
             held <= 2 * MEMORY_MAX + (5 << 20),
             "clients hold {held} bytes"
         );
+        for Usage { what, held, bound } in self.machine.usage() {
+            assert!(held <= bound, "{held} {what}, the bound is {bound}");
+        }
         assert!(status.applied_index <= status.commit_index);
         assert!(status.commit_index <= status.last_index);
     }

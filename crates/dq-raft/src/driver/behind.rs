@@ -119,10 +119,15 @@ impl Driver {
 
     /// Lets go of the bytes of old entries that are applied and safe on disk.
     pub(super) fn evict(&mut self) {
-        let touched = self.pending.iter().filter_map(|p| p.touches).min();
-        let durable = touched.map_or(u64::MAX, |index| index.saturating_sub(1));
-        let limit = self.applied_index().min(durable);
+        let limit = self.evictable();
         let bytes_max = self.options.log_bytes_max;
         self.raw.mut_store().evict(limit, bytes_max);
+    }
+
+    /// The last entry that is applied and safe on disk.
+    pub(super) fn evictable(&self) -> u64 {
+        let touched = self.pending.iter().filter_map(|p| p.touches).min();
+        let durable = touched.map_or(u64::MAX, |index| index.saturating_sub(1));
+        self.applied_index().min(durable)
     }
 }

@@ -37,6 +37,7 @@
 //! Left out: connections, files, the databases, and when to take a snapshot.
 
 mod behind;
+mod bounds;
 mod change;
 mod log;
 mod proof;
@@ -62,6 +63,7 @@ use crate::mutants::{Mutant, is_broken};
 use crate::translate::{self, INSTALL_TIMEOUT_MS, PeerState, View};
 use crate::types::{DiskOp, LogEntry, LogRange, Payload, Persist, Recovered, SnapshotMeta};
 
+pub use bounds::{Bounds, Usage};
 pub use change::{ChangeError, ChangeToken};
 pub use proof::{Proof, ReadMode, ReadOptions, ReadTicket};
 pub use receive::ReceiveError;
@@ -200,6 +202,8 @@ struct Pending {
     truncates: Option<u64>,
     /// Last index that it appends.
     last: u64,
+    /// Bytes of entries in it that came from a leader.
+    received_bytes: u64,
     hard_state: bool,
     restore: Option<SnapshotMeta>,
     held: Vec<(u64, Message)>,
@@ -208,6 +212,7 @@ struct Pending {
 /// The machine. Feed it inputs, take the [`Effect`]s after each, carry them out in order.
 pub struct Driver {
     options: Options,
+    bounds: Bounds,
     raw: RawNode<LogCache>,
     membership: Membership,
     /// What raft-rs's tracker was last made of: the version of the membership, and who is promoted.
@@ -291,6 +296,7 @@ impl Driver {
             .map_err(|error| DriverError::Log(error.to_string()))?;
         let mut driver = Driver {
             options,
+            bounds: Bounds::default(),
             raw,
             membership,
             tracked: None,

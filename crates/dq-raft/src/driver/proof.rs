@@ -35,6 +35,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use dq_wire::{Configuration, Role};
 
+use super::bounds::STAMPS_MAX;
 use super::{Driver, Options};
 use crate::message::{AppendEntries, AppendEntriesResult, Echo, Message, Stamp};
 use crate::mutants::{Mutant, is_broken};
@@ -149,6 +150,21 @@ pub(super) struct Proofs {
     pub(super) lead: Lead,
     pub(super) promise: Promise,
     ours: BTreeSet<u64>,
+}
+
+impl Lead {
+    /// The newest number is used for the first time.
+    fn note(&mut self, now: u64) {
+        if self.stamps.len() >= STAMPS_MAX {
+            self.stamps.pop_front();
+        }
+        self.stamps.push_back((self.seq, now));
+    }
+
+    /// How many numbers are remembered.
+    pub(super) fn stamps(&self) -> usize {
+        self.stamps.len()
+    }
 }
 
 impl Driver {
@@ -269,7 +285,7 @@ impl Driver {
         lead.seq += 1;
         lead.asked = lead.seq;
         lead.missed.clear();
-        lead.stamps.push_back((lead.seq, self.clock.now()));
+        lead.note(self.clock.now());
         for id in peers {
             let mut peer = self.peers.remove(&id).unwrap_or_default();
             let progress = self.raw.raft.prs().get(id);
@@ -304,7 +320,7 @@ impl Driver {
                 return Stamp::default();
             }
             lead.seq += 1;
-            lead.stamps.push_back((lead.seq, now));
+            lead.note(now);
         }
         while lead
             .stamps

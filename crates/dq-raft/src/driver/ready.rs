@@ -8,6 +8,7 @@ use dq_wire::EntryKind;
 use raft::Ready;
 use raft::eraftpb::{self, MessageType};
 
+use super::bounds::cost;
 use super::{Driver, Effect, Pending, decode_change};
 use crate::membership::{Membership, TrackerTarget};
 use crate::message::{AppendEntries, Message};
@@ -74,6 +75,7 @@ impl Driver {
         }
         self.read_for_followers();
         self.evict();
+        self.limit_held();
         self.drop_echo();
     }
 
@@ -86,6 +88,7 @@ impl Driver {
             touches: None,
             truncates: None,
             last: 0,
+            received_bytes: 0,
             hard_state: false,
             restore: None,
             held: Vec::new(),
@@ -199,6 +202,10 @@ impl Driver {
                 decode_change(&entry.payload).expect("checked when it was received or made");
             self.membership.append(entry.index, configuration);
             self.forget_strangers();
+        }
+        if self.epoch.is_none() {
+            let costs = entries.iter().map(|entry| cost(entry.payload.len()));
+            pending.received_bytes = costs.sum();
         }
         pending.touches = Some(pending.touches.unwrap_or(first));
         pending.last = first + entries.len() as u64 - 1;

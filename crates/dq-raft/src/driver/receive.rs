@@ -22,7 +22,7 @@ use crate::translate::{self, Follower, Step};
 use crate::types::SnapshotMeta;
 
 /// How many addresses of peers outside the configuration are remembered, for answers to them.
-const STRANGERS: usize = 64;
+pub(super) const STRANGERS: usize = 64;
 
 /// A message that no correct peer sends: its connection is to be closed. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,7 +123,7 @@ impl Driver {
             self.refuse_old_leader(from, append.prev_index);
             return Ok(());
         }
-        if self.disk_full && !append.entries.is_empty() {
+        if self.disk_full && !append.entries.is_empty() || self.is_crowded_by(&append) {
             return Ok(());
         }
         let message = translate::append_in(from, self.options.id, &append);

@@ -182,6 +182,16 @@ impl LogCache {
         self.payload_bytes + (self.entries.len() * size_of::<Slot>()) as u64
     }
 
+    /// Bytes of payloads held.
+    pub(crate) fn payload_bytes(&self) -> u64 {
+        self.payload_bytes
+    }
+
+    /// Entries given to raft-rs that have not come through a `Ready`.
+    pub(crate) fn staged(&self) -> usize {
+        self.staged.len()
+    }
+
     /// The term at `index`, if it is known.
     pub(crate) fn term_at(&self, index: u64) -> Option<u64> {
         if index == self.base.index {
@@ -336,7 +346,8 @@ impl LogCache {
     /// Lets go of the bytes of the oldest entries, which are durable and applied up to `limit`, until
     /// those of the others take no more than `bytes_max`.
     pub(crate) fn evict(&mut self, limit: u64, bytes_max: u64) {
-        while self.payload_bytes > bytes_max && self.resident <= limit {
+        let keeps = is_broken(Mutant::KeepAllEntries);
+        while self.payload_bytes > bytes_max && self.resident <= limit && !keeps {
             let Some(position) = self.position(self.resident) else {
                 return;
             };

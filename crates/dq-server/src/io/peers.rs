@@ -31,7 +31,8 @@ const RETRY_MS: u64 = 1000;
 /// Messages kept for a node that is not connected.
 const MESSAGES_UNCONNECTED: usize = 8;
 
-/// Bytes queued for a connected node above which it is cut off; a single larger message passes.
+/// Bytes queued for a connected node above which it is cut off, and kept for one that is not connected; a
+/// single larger message passes.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
 
 /// All peers.
@@ -100,9 +101,7 @@ impl Peers {
             }
             State::Idle { .. } | State::Dialling { .. } => {
                 peer.waiting.push_back(pieces);
-                if peer.waiting.len() > MESSAGES_UNCONNECTED {
-                    peer.waiting.pop_front();
-                }
+                limit(&mut peer.waiting);
             }
         }
         self.dial_if_due(to, now);
@@ -260,5 +259,38 @@ impl Peers {
     /// Opens a stream of its own for a snapshot; the returned parts go to a thread.
     pub fn snapshot_stream(&self) -> (Arc<dyn Dial>, Introduction, Mailbox) {
         (self.dialer.clone(), self.us.clone(), self.mailbox.clone())
+    }
+}
+
+/// Forgets the oldest of too many messages.
+fn limit(waiting: &mut VecDeque<Vec<Bytes>>) {
+    let mut bytes: usize = waiting.iter().flatten().map(Bytes::len).sum();
+    while waiting.len() > MESSAGES_UNCONNECTED || waiting.len() > 1 && bytes > QUEUE_BYTES_MAX {
+        let oldest = waiting.pop_front().unwrap_or_default();
+        bytes -= oldest.iter().map(Bytes::len).sum::<usize>();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_messages_and_bytes_wait_for_a_node_that_is_not_there() {
+        let large = Bytes::from(vec![0; QUEUE_BYTES_MAX / 2]);
+        let mut waiting = VecDeque::new();
+        for count in 1..20 {
+            waiting.push_back(vec![Bytes::from_static(b"heartbeat"); 2]);
+            limit(&mut waiting);
+            assert_eq!(waiting.len(), count.min(MESSAGES_UNCONNECTED));
+        }
+        for _ in 0..3 {
+            waiting.push_back(vec![large.clone()]);
+            limit(&mut waiting);
+        }
+        assert_eq!(waiting.len(), 2, "as many as fit");
+        waiting.push_back(vec![large.clone(), large.clone(), large]);
+        limit(&mut waiting);
+        assert_eq!(waiting.len(), 1, "the newest, however large");
     }
 }

@@ -105,6 +105,7 @@ impl Machine {
             database: name,
             interrupt: db.interrupt_handle(),
             handle: Some(Box::new(Handle::new(db))),
+            statements: 0,
             seen: 0,
             proven: false,
             outdated: false,
@@ -125,7 +126,17 @@ impl Machine {
     }
 
     fn has_room(&self) -> bool {
-        self.speculative_bytes <= self.settings.speculative_bytes_max && !self.disk_full
+        !self.is_far_ahead() && !self.disk_full
+    }
+
+    /// So much is executed and not applied that nothing more should be.
+    fn is_far_ahead(&self) -> bool {
+        self.speculative_bytes > self.settings.speculative_bytes_max && !is_broken(Mutant::RunAhead)
+    }
+
+    fn holds_slot(&self, id: ConnId, name: &Bytes) -> bool {
+        let database = self.databases.get(name);
+        database.is_some_and(|database| database.slot == Some(id))
     }
 
     fn database_of(&mut self, id: ConnId) -> Option<&mut Database> {
@@ -233,6 +244,7 @@ impl Machine {
                     .get(&name)
                     .is_some_and(|db| db.head.number() != pin)
             });
+        session.statements = handle.statement_bytes();
         session.handle = Some(handle);
         if let Task::Sql(slot) = &mut request.task {
             *slot = Some(work);
@@ -244,10 +256,19 @@ impl Machine {
             self.free_slot(id, &name, false, out);
             return self.end_outdated(id, out);
         }
+        let waits = self.is_far_ahead()
+            && !self.disk_full
+            && self.holds_slot(id, &name)
+            && !is_broken(Mutant::TextRunsAhead);
         let Some(request) = self.conns.get_mut(&id).and_then(|c| c.request.as_mut()) else {
             return;
         };
         match outcome {
+            Outcome::Yield if waits => {
+                // It goes on with the slot that it has when there is room for more.
+                request.phase = Phase::Slot;
+                self.crowded.insert(name);
+            }
             Outcome::Yield => {
                 // A text of very many statements takes turns with everybody else.
                 request.yields = request.yields.saturating_add(1);
@@ -545,7 +566,13 @@ impl Machine {
 
     /// The request has ended, or given up its claim to write: keep the slot only for an open
     /// transaction, else hand it to the next in the queue.
-    fn free_slot(&mut self, id: ConnId, name: &Bytes, keep: bool, out: &mut VecDeque<Output>) {
+    pub(super) fn free_slot(
+        &mut self,
+        id: ConnId,
+        name: &Bytes,
+        keep: bool,
+        out: &mut VecDeque<Output>,
+    ) {
         let now = self.now;
         let busy_timeout_ms = self.settings.busy_timeout_ms;
         let Some(database) = self.databases.get_mut(name) else {
@@ -572,8 +599,15 @@ impl Machine {
         let Some(database) = self.databases.get_mut(name) else {
             return;
         };
-        if database.slot.is_some() || database.waiters.is_empty() {
+        let holder = database.slot.filter(|id| {
+            let request = self.conns.get(id).and_then(|conn| conn.request.as_ref());
+            request.is_some_and(|request| matches!(request.phase, Phase::Slot))
+        });
+        if holder.is_none() && (database.slot.is_some() || database.waiters.is_empty()) {
             return;
+        }
+        if let (Some(id), true) = (holder, room) {
+            return self.execute(id, false, out);
         }
         if !room {
             self.crowded.insert(name.clone());
@@ -699,6 +733,11 @@ impl Machine {
             .map(|database| database.head.number());
         if base != Some(first.base) || captures.iter().any(|capture| capture.base != first.base) {
             return Err(format!("made on version {}, head is {base:?}", first.base));
+        }
+        let sizes = captures.iter().map(|capture| capture.pages.len());
+        let size = sizes.sum::<usize>() * dq_vfs::PAGE_SIZE;
+        if let Some(database) = self.databases.get_mut(name) {
+            database.largest = database.largest.max(size);
         }
         for capture in captures {
             let number = self.next_version();

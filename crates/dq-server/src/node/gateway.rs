@@ -18,7 +18,7 @@ use crate::conn::{
     Conn, ConnId, Frame, Phase, READ_AHEAD_BYTES, Request, Stage, Task, UNASKED_BYTES,
 };
 use crate::error::{NOT_LEADER, OUTDATED, Refusal};
-use crate::exec::{Call, Text, Work};
+use crate::exec::{Call, Handle, Text, Work};
 use crate::sql::SqlText;
 
 /// What CLIENT is answered: a heartbeat timeout in ms that nobody enforces.
@@ -151,31 +151,51 @@ impl Machine {
         self.pump(id, out);
         let busy = |conn: &Conn| conn.request.is_some();
         if self.conns.get(&id).is_some_and(busy) {
-            self.leaving.insert((self.now + LEAVE_MS, id));
+            self.look_again(id, self.now + LEAVE_MS);
+        }
+    }
+
+    /// A connection is to be looked at by [`Machine::interrupt_leavers`] at this time, once.
+    pub(super) fn look_again(&mut self, id: ConnId, at: u64) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        if conn.leaves_at.is_none_or(|before| before > at) {
+            if let Some(before) = conn.leaves_at.replace(at) {
+                self.leaving.remove(&(before, id));
+            }
+            self.leaving.insert((at, id));
         }
     }
 
     /// Interrupts what is read for clients that have been silent for too long after they said that
-    /// they send no more. Whether they still listen cannot be seen: a socket that is closed and one
+    /// they send no more, and what has to give its version back. Whether they still listen cannot be seen: a socket that is closed and one
     /// that is closed in one direction look the same until something is sent.
     pub(super) fn interrupt_leavers(&mut self) {
         while let Some(&(at, id)) = self.leaving.first()
             && at <= self.now
         {
             self.leaving.pop_first();
-            let Some(conn) = self.conns.get(&id) else {
+            let Some(conn) = self.conns.get_mut(&id) else {
                 continue;
             };
+            conn.leaves_at = None;
             let Some(request) = &conn.request else {
                 continue;
             };
+            let outdated = conn
+                .session
+                .as_ref()
+                .is_some_and(|session| session.outdated);
             if let (Phase::Running, Some(session)) = (&request.phase, &conn.session)
-                && (request.only_reads || session.outdated)
+                && (conn.eof && request.only_reads || outdated)
             {
                 session.interrupt.interrupt();
             }
             // An interrupt does nothing to a statement that still waits for a worker.
-            self.leaving.insert((self.now + LEAVE_AGAIN_MS, id));
+            if conn.eof || outdated {
+                self.look_again(id, self.now + LEAVE_AGAIN_MS);
+            }
         }
     }
 
@@ -214,6 +234,9 @@ impl Machine {
             return;
         };
         self.uncount(conn.counted);
+        if let Some(at) = conn.leaves_at {
+            self.leaving.remove(&(at, id));
+        }
         self.readers.let_go(id);
         if let Some(session) = conn.session {
             let name = session.database.clone();
@@ -329,7 +352,12 @@ impl Machine {
                     (Some(session), 0) => session.handle.as_mut(),
                     _ => return self.refuse(id, 12, "no database opened", out),
                 };
-                if handle.is_some_and(|handle| handle.finalize(stmt)) {
+                let known = handle.is_some_and(|handle| handle.finalize(stmt));
+                if let Some(session) = &mut conn.session {
+                    let handle = session.handle.as_deref();
+                    session.statements = handle.map_or(0, Handle::statement_bytes);
+                }
+                if known {
                     self.answer(id, &Response::Empty, out);
                 } else {
                     self.refuse(id, 12, "no statement with the given id", out);

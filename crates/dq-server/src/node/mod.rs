@@ -49,6 +49,7 @@ mod peer;
 mod readers;
 mod replicate;
 mod roles;
+mod usage;
 
 /// Something that happened outside the node.
 #[derive(Debug)]
@@ -172,6 +173,14 @@ pub struct Status {
     pub client_memory: usize,
     /// Bytes of pages that are kept for readers only, at most.
     pub old_pages: u64,
+    /// Bytes that messages of other nodes take which have not arrived whole.
+    pub peer_memory: usize,
+    /// Bytes of the log's entries that are in memory.
+    pub log_memory: u64,
+    /// Bytes of entries from a leader that are not durable here.
+    pub unstored: u64,
+    /// Bytes that have executed here as leader and are not applied.
+    pub executed_ahead: usize,
 }
 
 /// One leadership of this node.
@@ -398,13 +407,10 @@ impl Machine {
                 self.propose_batches(out);
                 self.seek_proofs();
                 self.drive(out);
-                self.bound_readers(out);
             }
         }
-        let max = self.settings.client_memory_max;
-        if self.held.requests > max || self.held.answers > max {
-            self.make_room(out);
-        }
+        self.bound_readers(out);
+        self.make_room(out);
     }
 
     /// When to give [`Input::Deadline`].
@@ -471,6 +477,10 @@ impl Machine {
             connections: self.conns.len(),
             client_memory: self.held.requests + self.held.answers,
             old_pages: self.readers.at_most() * dq_vfs::PAGE_SIZE as u64,
+            peer_memory: self.held.peers,
+            log_memory: self.driver.log_bytes(),
+            unstored: self.driver.unstored_bytes(),
+            executed_ahead: self.speculative_bytes,
         }
     }
 

@@ -230,15 +230,3 @@ fn discard(received: Result<(SnapshotMeta, Databases), String>, out: &mut VecDeq
         out.push_back(Output::Discard(Box::new(meta)));
     }
 }
-
-impl Conn {
-    fn is_receiving(&self) -> bool {
-        matches!(
-            self.stage,
-            Stage::Peer {
-                receiving: Some(_),
-                ..
-            }
-        )
-    }
-}

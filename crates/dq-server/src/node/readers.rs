@@ -17,6 +17,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use dq_raft::mutants::{Mutant, is_broken};
 use dq_vfs::{PAGE_SIZE, Version};
 
 use super::{Machine, Output};
@@ -88,7 +89,7 @@ impl Readers {
     /// Whether it has to be counted, for this limit. Each count costs up to as many steps as there are
     /// pages, so a part of the limit has to be replaced in between.
     fn is_due(&self, limit: u64) -> bool {
-        self.at_most() > limit && self.replaced > limit / 16
+        self.at_most() > limit && self.replaced > limit / 16 && !is_broken(Mutant::KeepReaders)
     }
 
     /// Counts: the pages that are in versions held here and in none that is newer, and who is the
@@ -184,7 +185,7 @@ impl Machine {
                 session.outdated = true;
                 session.interrupt.interrupt();
                 // An interrupt does nothing to a statement that still waits for a worker.
-                self.leaving.insert((self.now, id));
+                self.look_again(id, self.now);
             }
             // Its answer is made already, and its transaction goes.
             None | Some(Phase::Held { last: true, .. }) => {
@@ -195,6 +196,7 @@ impl Machine {
                 if let Some(database) = self.databases.get_mut(&name) {
                     database.waiters.retain(|waiter| waiter.conn != id);
                 }
+                self.free_slot(id, &name, false, out);
                 self.end_outdated(id, out);
             }
         }

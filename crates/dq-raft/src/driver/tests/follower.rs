@@ -5,7 +5,7 @@ use raft::StateRole;
 
 use super::bench::*;
 use super::network::*;
-use crate::driver::{Driver, Effect, Options, RaftRole};
+use crate::driver::{Bounds, Driver, Effect, Options, RaftRole};
 use crate::message::*;
 use crate::types::{DiskOp, Recovered};
 
@@ -343,6 +343,39 @@ fn a_follower_without_room_drops_entries_and_answers_the_rest() {
     bench.driver.set_disk_full(false);
     bench.receive(2, append(1, (2, 1), 1, &[1]));
     assert_eq!(bench.driver.last_index(), 3);
+}
+
+#[test]
+fn entries_are_dropped_while_too_many_wait_for_a_disk_that_hangs() {
+    let driver = Driver::new(options(1), log(&voters(3), &[1])).expect("valid");
+    let mut bench = Bench::of(driver.with_bounds(Bounds {
+        unstored_bytes_max: 200,
+    }));
+    // Each takes 8 bytes and what an entry costs.
+    bench.receive(2, append(1, (2, 1), 1, &[1, 1]));
+    bench.receive(2, append(1, (4, 1), 1, &[1]));
+    assert_eq!(bench.driver.last_index(), 4, "the third is too much");
+    bench.receive(2, append(1, (4, 1), 1, &[]));
+    assert_eq!(bench.results().len(), 1, "it is still heard of");
+    bench.durable();
+    bench.receive(2, append(1, (4, 1), 1, &[1, 1, 1, 1]));
+    assert_eq!(bench.driver.last_index(), 8, "alone, any number is taken");
+    assert!(bench.driver.usage().iter().all(|u| u.held <= u.bound));
+}
+
+#[test]
+fn a_disk_that_hangs_gathers_no_answer_per_heartbeat() {
+    let mut bench = Bench::of_three(&[1]);
+    bench.receive(2, append(1, (2, 1), 1, &[1]));
+    for _ in 0..5000 {
+        bench.receive(2, append(1, (3, 1), 1, &[]));
+    }
+    assert!(bench.driver.usage().iter().all(|u| u.held <= u.bound));
+    bench.results();
+    bench.durable();
+    let late = bench.results();
+    assert!(late.len() <= 1024, "{}", late.len());
+    assert_eq!(late.last().map(|result| result.last_index), Some(3));
 }
 
 #[test]

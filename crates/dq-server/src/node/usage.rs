@@ -1,0 +1,90 @@
+//! What the node holds in memory, and the bound on each: what [`Machine::usage`] says holds after every
+//! step. Databases themselves have none, but that of their transactions.
+
+use dq_raft::Usage;
+use dq_vfs::PAGE_SIZE;
+
+use super::Machine;
+use crate::conn::{Conn, Held, SNAPSHOTS_ARRIVING_MAX, Stage};
+
+impl Machine {
+    /// What is held in memory, with its bounds; for tests, since it takes steps per connection.
+    pub fn usage(&self) -> impl Iterator<Item = Usage> {
+        let settings = &self.settings;
+        let usage = |what, held: usize, bound: usize| Usage {
+            what,
+            held: held as u64,
+            bound: bound as u64,
+        };
+        let clients = settings.client_memory_max;
+        let at_work = |conn: &Conn| conn.request.as_ref().map_or(0, |request| request.size);
+        let largest = |of: fn(&Held) -> usize| {
+            let sizes = self.conns.values().map(move |conn| of(&conn.counted));
+            sizes.max().unwrap_or(0)
+        };
+        let transactions = self.databases.values().map(|database| database.largest);
+        let old_pages_max = settings.old_pages_max / PAGE_SIZE;
+        let waiters: usize = self.databases.values().map(|db| db.waiters.len()).sum();
+        let awaiting: usize = self.databases.values().map(|db| db.awaiting.len()).sum();
+        let count = self.conns.len();
+        let ours = [
+            usage(
+                "bytes of requests",
+                self.held.requests,
+                clients.max(self.conns.values().map(at_work).sum()),
+            ),
+            usage(
+                "bytes of answers",
+                self.held.answers,
+                clients + largest(|held| held.answers),
+            ),
+            usage(
+                "bytes of prepared statements",
+                self.held.statements,
+                clients,
+            ),
+            usage(
+                "bytes of messages of peers",
+                self.held.peers,
+                settings.peer_memory_max + largest(|held| held.peers),
+            ),
+            // A transaction of each database may have begun when there was room.
+            usage(
+                "bytes executed and not applied",
+                self.speculative_bytes,
+                settings.speculative_bytes_max + transactions.sum::<usize>(),
+            ),
+            usage(
+                "old pages for readers",
+                usize::try_from(self.readers.at_most()).unwrap_or(usize::MAX),
+                old_pages_max + old_pages_max / 16,
+            ),
+            usage(
+                "snapshots that arrive",
+                self.conns
+                    .values()
+                    .filter(|conn| conn.is_receiving())
+                    .count(),
+                SNAPSHOTS_ARRIVING_MAX,
+            ),
+            usage("clients that leave", self.leaving.len(), count),
+            usage("requests before the gate", self.gated.len(), count),
+            usage("answers without proof", self.proving.len(), count),
+            usage("writers that wait", waiters, count),
+            usage("answers that are not committed", awaiting, count),
+        ];
+        ours.into_iter().chain(self.driver.usage())
+    }
+}
+
+impl Conn {
+    pub(super) fn is_receiving(&self) -> bool {
+        matches!(
+            self.stage,
+            Stage::Peer {
+                receiving: Some(_),
+                ..
+            }
+        )
+    }
+}
