@@ -124,6 +124,8 @@ pub struct Options {
     pub busy_timeout_ms: Option<u32>,
     /// More arguments for our program; with none, roles are left to clients, as C leaves them.
     pub arguments: Vec<String>,
+    /// More arguments for `c-node`.
+    pub c_arguments: Vec<String>,
     /// Limit on the process's open files; that of this process if `None`.
     pub open_files_max: Option<u32>,
     /// Environment variables of the process, beside those of this one.
@@ -139,6 +141,7 @@ impl Default for Options {
             latency_ms: None,
             busy_timeout_ms: None,
             arguments: ["--roles", "off"].map(str::to_owned).to_vec(),
+            c_arguments: Vec::new(),
             open_files_max: None,
             environment: Vec::new(),
         }
@@ -154,6 +157,7 @@ pub struct Server {
     latency_ms: Option<u32>,
     busy_timeout_ms: Option<u32>,
     arguments: Vec<String>,
+    c_arguments: Vec<String>,
     open_files_max: Option<u32>,
     environment: Vec<(OsString, OsString)>,
     dir: TempDir,
@@ -181,6 +185,7 @@ impl Server {
             latency_ms: options.latency_ms,
             busy_timeout_ms: options.busy_timeout_ms,
             arguments: options.arguments,
+            c_arguments: options.c_arguments,
             open_files_max: options.open_files_max,
             environment: options.environment,
             dir,
@@ -257,9 +262,10 @@ impl Server {
         if let Some(busy_timeout_ms) = self.busy_timeout_ms {
             command.args([busy_timeout, &busy_timeout_ms.to_string()]);
         }
-        if self.kind == Kind::Ours {
-            command.args(&self.arguments);
-        }
+        command.args(match self.kind {
+            Kind::C => &self.c_arguments,
+            Kind::Ours => &self.arguments,
+        });
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
             .stdin(Stdio::null())

@@ -8,144 +8,45 @@
 //!     three_nodes_under_faults_are_linearizable_with_quorum_reads -- --nocapture
 //! ```
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::sync::{Mutex, PoisonError};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use compat_tests::faults::checked::{SCRATCH, check, checker, in_networks, under_faults};
 use compat_tests::faults::history::{Action, History, Operation, Told};
-use compat_tests::faults::{self, Bed, Settings};
-use compat_tests::servers::{Kind, find_in_path_or_skip};
+use compat_tests::faults::{self, Bed};
+use compat_tests::servers::Kind;
 use dq_client::Connection;
 
-/// One run at a time: two would take each other's processor.
-static ONE: Mutex<()> = Mutex::new(());
-
-const SCRATCH: &str = env!("CARGO_TARGET_TMPDIR");
-
-fn number(variable: &str) -> Option<u64> {
-    let text = std::env::var(variable).ok()?;
-    Some(text.parse().expect("a number"))
-}
-
-fn checker() -> Option<PathBuf> {
-    let go = find_in_path_or_skip("go")?;
-    Some(faults::build_checker(&go, Path::new(SCRATCH)).expect("the checker can be built"))
-}
-
-fn check(checker: &Path, history: &Path) -> (Option<i32>, String) {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = Command::new(checker)
-        .arg(history)
-        .output()
-        .expect("the checker can be started");
-    let text = String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned();
-    (status.code(), text)
-}
-
-fn under_faults(nodes: usize, reads: &str, seconds: u64, seed: u64) {
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Err(why) = faults::possible() {
-        // Not a failure even in CI: some machines do not permit it, whatever is installed.
-        eprintln!("SKIPPED: {why}");
-        return;
-    }
-    if !Kind::Ours.available_or_skip() {
-        return;
-    }
-    let (Some(checker), Some(shell), Some(_)) = (
-        checker(),
-        find_in_path_or_skip("dqlite"),
-        find_in_path_or_skip("sqlite3"),
-    ) else {
-        return;
-    };
-    let reads = &std::env::var("DQ_FAULTS_READS").unwrap_or_else(|_| reads.to_owned());
-    let seed = number("DQ_FAULTS_SEED").unwrap_or(seed);
-    let seconds = number("DQ_FAULTS_SECONDS").unwrap_or(seconds);
-    let history = Path::new(SCRATCH).join(format!("faults-{nodes}-{reads}-{seed}.jsonl"));
-    println!("{nodes} nodes, {reads} reads, seed {seed}, {seconds} s");
-    let settings = Settings {
-        nodes,
-        reads: reads.to_owned(),
-        length: Duration::from_secs(seconds),
-        seed,
-        clients: 32,
-        rate: number("DQ_FAULTS_RATE").unwrap_or(2500) as f64,
-        shell: Some(shell),
-        history: history.clone(),
-    };
-    // A thread of its own: it stays in the clients' network.
-    let report = std::thread::scope(|scope| {
-        scope
-            .spawn(|| faults::run(&settings))
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    });
-    let counts = report.counts;
-    println!(
-        "{} faults; {:.0} requests/s done, {} in all, {} refused, {} unknown; {} packets, {} dropped",
-        report.faults.len(),
-        counts.ok as f64 / report.lasted.as_secs_f64(),
-        counts.ok,
-        counts.fail,
-        counts.unknown,
-        report.packets.0,
-        report.packets.1,
-    );
-    let (code, text) = check(&checker, &history);
-    println!("{text}");
-    assert!(
-        report.violations.is_empty(),
-        "seed {seed}: {:#?}",
-        report.violations
-    );
-    assert_eq!(
-        code,
-        Some(0),
-        "seed {seed}: {} is not linearizable",
-        history.display()
-    );
-    assert!(!report.faults.is_empty(), "there was no fault at all");
-    assert!(counts.ok > 100 * seconds, "too little was done: {counts:?}");
-    let _ = std::fs::remove_file(history);
+fn of_ours(nodes: usize, reads: &str, seconds: u64, seed: u64) {
+    under_faults(&vec![Kind::Ours; nodes], false, reads, seconds, seed);
 }
 
 #[test]
 fn three_nodes_under_faults_are_linearizable_with_quorum_reads() {
-    under_faults(3, "quorum", 45, 1);
+    of_ours(3, "quorum", 45, 1);
 }
 
 #[test]
 fn three_nodes_under_faults_are_linearizable_with_lease_reads() {
-    under_faults(3, "lease", 45, 2);
+    of_ours(3, "lease", 45, 2);
 }
 
 #[test]
 fn five_nodes_under_faults_are_linearizable_with_quorum_reads() {
-    under_faults(5, "quorum", 30, 3);
+    of_ours(5, "quorum", 30, 3);
 }
 
 /// A leader is frozen, and when it goes on, cut off by then, it finds a question that was asked after its
 /// successor had acknowledged a write. Without a proof of leadership the answer is old.
 fn deposed_in_its_sleep(reads: &str, explained: bool) {
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Err(why) = faults::possible() {
-        eprintln!("SKIPPED: {why}");
-        return;
-    }
-    let (true, Some(checker)) = (Kind::Ours.available_or_skip(), checker()) else {
+    let Some(checker) = checker() else {
         return;
     };
     let path = Path::new(SCRATCH).join(format!("deposed-{reads}.jsonl"));
     let history = History::create(&path).expect("the history can be made");
-    // A thread of its own: it stays in the clients' network.
-    std::thread::scope(|scope| {
-        scope.spawn(|| ask_the_deposed(reads, &history));
-    });
+    if !in_networks(&[Kind::Ours], || ask_the_deposed(reads, &history)) {
+        return;
+    }
     history.finish().expect("the history can be written");
     let (code, text) = check(&checker, &path);
     assert_eq!(code, Some(i32::from(!explained)), "{reads}: {text}");
@@ -161,6 +62,7 @@ fn ask_the_deposed(reads: &str, history: &History) {
             action,
             key: 1,
             told: Told::Ok,
+            old: false,
             invoked,
             returned: history.now(),
         });
@@ -266,6 +168,24 @@ fn a_history_that_nothing_explains_is_found() {
     };
     assert_eq!(verdict("cas", &[write, &cas(1, 8)]).0, Some(0));
     assert_eq!(verdict("cas2", &[write, &cas(1, 8), &cas(2, 9)]).0, Some(1));
+    // What may be of any earlier moment must have been there at one.
+    let older = stale
+        .replace("null", "7")
+        .replace("\"outcome\"", "\"old\":true,\"outcome\"");
+    let again = write
+        .replace(":7,", ":8,")
+        .replace(":1,\"r", ":3,\"r")
+        .replace(":2}", ":4}");
+    let late = |line: &str| line.replace(":3,", ":5,").replace(":4}", ":6}");
+    let of_seven = late(&older);
+    assert_eq!(verdict("old", &[write, &again, &of_seven]).0, Some(0));
+    let proven = of_seven.replace("\"old\":true,", "");
+    assert_eq!(verdict("proven", &[write, &again, &proven]).0, Some(1));
+    let never = of_seven.replace(":7,", ":9,");
+    assert_eq!(verdict("never", &[write, &again, &never]).0, Some(1));
+    let written = write.replace("\"outcome\"", "\"old\":true,\"outcome\"");
+    assert_eq!(verdict("written", &[&written]).0, Some(2));
+
     // An element that was acknowledged and is gone.
     let added = write.replace("write", "add").replace(":7,", ":1,");
     let gone = stale.replace("read", "has");

@@ -3,7 +3,8 @@
 //
 // Each key is checked for itself. An operation with outcome "fail" did not happen and is left out; so
 // is a read without an answer. A write of unknown outcome may take effect at any time after it was
-// asked for, or never: its answer is taken to come after everything else. The kinds "transfer" and
+// asked for, or never: its answer is taken to come after everything else. A read that is marked "old", and
+// a cas that found something else, may be of any moment before its answer. The kinds "transfer" and
 // "sum" are counted and left to others.
 //
 // Exit status: 0 if all keys are linearizable, 1 if one is not, 2 if the input is no history, 3 if the
@@ -33,6 +34,7 @@ type line struct {
 	Expected int64  `json:"expected"`
 	Swapped  bool   `json:"swapped"`
 	Outcome  string `json:"outcome"`
+	Old      bool   `json:"old"`
 	Invoke   int64  `json:"invoke"`
 	Return   int64  `json:"return"`
 }
@@ -123,6 +125,12 @@ func read(from io.Reader) (map[string][]porcupine.Operation, map[string]int, err
 		}
 		if l.Return < l.Invoke {
 			return nil, nil, fmt.Errorf("line %d: told before it asked", number)
+		}
+		if l.Old {
+			if ask.kind == 'w' || ask.kind == 'c' && l.Swapped {
+				return nil, nil, fmt.Errorf("line %d: a write of an earlier moment", number)
+			}
+			l.Invoke = 0
 		}
 		if l.Outcome == "fail" || ask.kind == 'r' && told.unknown {
 			continue

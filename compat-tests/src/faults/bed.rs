@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use dq_client::{Cluster, Config, MemStore, Pool, RetryPolicy, Role};
 
+use super::content;
 use super::namespace::{self, Namespace};
 use super::wire::{Rule, Wire};
 use crate::servers::{Kind, Options, Server, probe_leader};
@@ -42,7 +43,7 @@ pub fn connect(config: &Config, addresses: &[String], database: &str) -> Pool {
     }
 }
 
-/// A cluster of ours. Nodes are counted from 0; the ids of the first ones are 1, 2, 3.
+/// A cluster of either kind or both. Nodes are counted from 0; the ids of the first ones are 1, 2, 3.
 #[derive(Debug)]
 pub struct Bed {
     /// The nodes.
@@ -50,23 +51,41 @@ pub struct Bed {
     /// What they are connected by. Namespace 0 is the clients', that of a node is one more than its
     /// number here.
     pub wire: Wire,
+    /// How nodes of C dqlite have ended without being told to, and started again.
+    pub c_ended: Vec<String>,
     namespaces: Vec<Namespace>,
     arguments: Vec<String>,
+    c_arguments: Vec<String>,
     small: Option<SmallDisk>,
 }
 
 impl Bed {
-    /// Starts `voters` nodes with these arguments, and has place for `others` more.
+    /// Starts `voters` nodes of ours with these arguments, and has place for `others` more.
+    ///
+    /// # Panics
+    /// As [`Bed::start_kinds`].
+    pub fn start(voters: usize, others: usize, arguments: &[&str], seed: u64) -> Bed {
+        Bed::start_kinds(&vec![Kind::Ours; voters], others, (arguments, &[]), seed)
+    }
+
+    /// Starts voters of these kinds, and has place for `others` more of ours. The arguments are those for
+    /// our program, and those for `c-node`.
     ///
     /// The calling thread, which talks to them, is in the clients' namespace from then on.
     ///
     /// # Panics
     /// If anything goes wrong; see [`possible`](super::possible).
-    pub fn start(voters: usize, others: usize, arguments: &[&str], seed: u64) -> Bed {
+    pub fn start_kinds(
+        voters: &[Kind],
+        others: usize,
+        arguments: (&[&str], &[&str]),
+        seed: u64,
+    ) -> Bed {
+        let owned = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
         let (clients, device) = Namespace::new(0).expect("a namespace can be made");
         let mut devices = vec![device];
         let mut namespaces = Vec::new();
-        for number in 1..=voters + others {
+        for number in 1..=voters.len() + others {
             let number = u8::try_from(number).expect("a small cluster");
             let (namespace, device) = Namespace::new(number).expect("a namespace can be made");
             namespaces.push(namespace);
@@ -77,22 +96,27 @@ impl Bed {
         let mut bed = Bed {
             servers: Vec::new(),
             wire,
+            c_ended: Vec::new(),
             namespaces,
-            arguments: arguments.iter().map(|&text| text.to_owned()).collect(),
+            arguments: owned(arguments.0),
+            c_arguments: owned(arguments.1),
             small: None,
         };
-        bed.start_node(None);
+        // C dqlite 1.11.1 has no such setting.
+        bed.arguments
+            .extend(["--busy-timeout-ms", "1000"].map(str::to_owned));
+        bed.start_node(voters[0], None);
         let first = bed.servers[0].address().to_owned();
         bed.servers[0]
             .wait_leader(&first)
             .expect("the first one leads");
-        for voter in 1..voters {
+        for (voter, kind) in voters.iter().enumerate().skip(1) {
             // The last one can run out of space.
-            if voter == voters - 1 {
+            if voter == voters.len() - 1 {
                 bed.small = SmallDisk::mount();
             }
             let parent = bed.small.as_ref().map(|small| small.path.clone());
-            bed.start_node(parent);
+            bed.start_node(*kind, parent);
             bed.add(voter);
         }
         bed
@@ -103,23 +127,23 @@ impl Bed {
     /// # Panics
     /// If it does not start, or there is no place left.
     pub fn start_another(&mut self) -> usize {
-        self.start_node(None);
+        self.start_node(Kind::Ours, None);
         self.servers.len() - 1
     }
 
-    fn start_node(&mut self, parent_dir: Option<PathBuf>) {
+    fn start_node(&mut self, kind: Kind, parent_dir: Option<PathBuf>) {
         let number = u8::try_from(self.servers.len() + 1).expect("a small cluster");
         let options = Options {
             id: u64::from(number),
             address: Some(format!("{}:{PORT}", namespace::address(number))),
             parent_dir,
             latency_ms: Some(20),
-            busy_timeout_ms: Some(1000),
             arguments: self.arguments.clone(),
+            c_arguments: self.c_arguments.clone(),
             ..Options::default()
         };
         let namespace = &self.namespaces[self.servers.len()];
-        let started = namespace.within(|| Server::start(Kind::Ours, options));
+        let started = namespace.within(|| Server::start(kind, options));
         self.servers.push(started.expect("the server starts"));
     }
 
@@ -137,12 +161,68 @@ impl Bed {
     /// Starts a node again that was killed.
     ///
     /// # Panics
-    /// If it does not start.
+    /// If it does not start. One of C dqlite that ends as it starts is tried again for a while.
     pub fn start_again(&mut self, node: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let server = &mut self.servers[node];
+            match self.namespaces[node].within(|| server.start_again()) {
+                Ok(()) => return,
+                Err(error) if server.kind() == Kind::C && Instant::now() < deadline => {
+                    self.note_c_end(node, &error.to_string());
+                }
+                Err(error) => panic!("it starts again: {error}"),
+            }
+        }
+    }
+
+    /// Starts those of C dqlite again that have ended by themselves.
+    ///
+    /// # Panics
+    /// As [`Bed::start_again`].
+    pub fn revive(&mut self) {
+        for node in 0..self.servers.len() {
+            let server = &mut self.servers[node];
+            let ended = server.exit_status().expect("it is our child");
+            if let Some(status) = ended.filter(|_| server.kind() == Kind::C) {
+                self.note_c_end(node, &status.to_string());
+                self.start_again(node);
+            }
+        }
+    }
+
+    /// Ends a node, and has the other kind go on in its directory; cleanly, or by `kill -9`.
+    ///
+    /// # Panics
+    /// If one of ours does not end well, or the new one does not start.
+    pub fn replace(&mut self, node: usize, cleanly: bool) {
         let server = &mut self.servers[node];
-        self.namespaces[node]
-            .within(|| server.start_again())
-            .expect("it starts after a crash");
+        let (old, new) = match server.kind() {
+            Kind::C => (Kind::C, Kind::Ours),
+            Kind::Ours => (Kind::Ours, Kind::C),
+        };
+        let ended: io::Result<()> = match cleanly {
+            true => server.stop(),
+            false => server.kill(),
+        };
+        match ended {
+            Err(error) if old == Kind::C => self.note_c_end(node, &error.to_string()),
+            ended => ended.expect("it ends well"),
+        }
+        let server = &mut self.servers[node];
+        server.change_kind(new).expect("it has ended");
+        self.start_again(node);
+    }
+
+    /// Writes down how a node of C dqlite has ended, and its last words, and makes sure that it has.
+    fn note_c_end(&mut self, node: usize, how: &str) {
+        let server = &mut self.servers[node];
+        server.kill().expect("it can be killed");
+        let log = server.log();
+        let last = log.lines().next_back().unwrap_or_default();
+        let how = how.lines().next().unwrap_or_default();
+        println!("           C node {} ended: {how}; {last}", server.id());
+        self.c_ended.push(format!("{how}; {last}"));
     }
 
     /// The addresses of all nodes.
@@ -217,12 +297,12 @@ impl Bed {
                 .servers
                 .iter()
                 .map(|server| cluster.dump_from(server.address(), database).ok())
-                .map(|files| Some(files?.into_iter().next()?.data))
+                .map(|files| content::pages(&files?))
                 .collect();
             if let Some(first) = &dumps[0]
                 && dumps.iter().all(|dump| *dump == dumps[0])
             {
-                return match integrity(first).as_str() {
+                return match content::integrity(first).as_str() {
                     "ok" => Ok(()),
                     verdict => Err(verdict.to_owned()),
                 };
@@ -256,19 +336,6 @@ pub(super) const CUT: Rule = Rule {
     delay_us: 0,
     jitter_us: 0,
 };
-
-/// What `PRAGMA integrity_check` of the sqlite3 program says.
-fn integrity(database: &[u8]) -> String {
-    let mut file = tempfile::NamedTempFile::new().expect("a file can be made");
-    file.write_all(database).expect("it can be written");
-    let output = Command::new("sqlite3")
-        .arg(file.path())
-        .arg("PRAGMA integrity_check")
-        .output()
-        .expect("sqlite3 can be started");
-    let text = [output.stdout, output.stderr].concat();
-    String::from_utf8_lossy(&text).trim().to_owned()
-}
 
 /// A file system of its own, small enough to be filled at once.
 #[derive(Debug)]

@@ -12,6 +12,7 @@
 //! | `value` | written, or read: null if absent; of `has`, 1 if present; of `sum`, the sum |
 //! | `expected`, `swapped` | of `cas` only: what it compared with, and whether it was that |
 //! | `outcome` | `ok`; `fail`: certainly not done; `unknown` |
+//! | `old` | present and true if the answer may be of any earlier moment: who gave it proves nothing |
 //! | `invoke`, `return` | nanoseconds of one monotonic clock |
 
 use std::fmt::Write as _;
@@ -69,6 +70,8 @@ pub struct Operation {
     pub key: i64,
     /// What it was told.
     pub told: Told,
+    /// Whether the answer may be of any earlier moment.
+    pub old: bool,
     /// When it asked, in nanoseconds of [`History::now`].
     pub invoked: u64,
     /// When it was told.
@@ -171,6 +174,9 @@ fn line(operation: &Operation) -> String {
     {
         let _ = write!(line, r#""expected":{expected},"swapped":{swapped},"#);
     }
+    if operation.old {
+        line.push_str(r#""old":true,"#);
+    }
     let (invoked, returned) = (operation.invoked, operation.returned);
     let _ = writeln!(
         line,
@@ -194,6 +200,7 @@ mod tests {
             },
             key: 17,
             told: Told::Ok,
+            old: false,
             invoked: 812,
             returned: 1044,
         };
@@ -201,6 +208,16 @@ mod tests {
             line(&operation),
             "{\"process\":3,\"kind\":\"cas\",\"key\":\"r17\",\"value\":9,\"expected\":4,\
              \"swapped\":true,\"outcome\":\"ok\",\"invoke\":812,\"return\":1044}\n"
+        );
+        let operation = Operation {
+            action: Action::Has(true),
+            old: true,
+            ..operation
+        };
+        assert_eq!(
+            line(&operation),
+            "{\"process\":3,\"kind\":\"has\",\"key\":\"s17\",\"value\":1,\"old\":true,\
+             \"outcome\":\"ok\",\"invoke\":812,\"return\":1044}\n"
         );
     }
 }

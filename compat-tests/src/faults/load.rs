@@ -3,13 +3,19 @@
 //! - **Registers**, read, written, and written if they have a value (cas). Values are never used
 //!   twice. Registers are used for two seconds and then others are, so that the history of each stays
 //!   short enough to be searched for an explanation.
-//! - **A bank** of a few accounts: transfers in explicit transactions, over several requests, and
-//!   sums of all accounts, which must always be the same.
+//! - **A bank** of a few accounts: transfers in explicit transactions, over several requests, each of
+//!   which is counted there as well, and sums of all accounts, which must always be the same. The
+//!   count never falls, and never lags behind what anybody knows of it.
 //! - **A set** that only grows: elements are added, and asked for after they were acknowledged.
 //!
 //! No client tries anything twice, so each request has one entry in the history. One of the clients
 //! is the stock `dqlite` shell, a process per request.
+//!
+//! C dqlite answers reads without a proof that it leads, and an UPDATE that changes nothing is a read.
+//! So what it has answered may be of any earlier moment, but must have been true at one; and nobody goes
+//! back in time on one and the same node.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -17,11 +23,12 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use dq_client::{Config, Error, Outcome, Pool, RetryPolicy};
+use dq_client::{Config, Connection, Error, Outcome, Pool, RetryPolicy};
 
 use super::bed::{connect, impatient};
 use super::history::{Action, History, Operation, Told};
 use crate::differential::rng::Rng;
+use crate::servers::Kind;
 
 /// The database.
 pub(crate) const DATABASE: &str = "faults";
@@ -48,6 +55,12 @@ pub(crate) struct Load {
     pub(crate) next: AtomicI64,
     /// Elements that were acknowledged lately, for others to ask for.
     pub(crate) lately: Mutex<Vec<i64>>,
+    /// By address, whether the node proves that it leads before it answers a read.
+    pub(crate) proves: BTreeMap<String, AtomicBool>,
+    /// The largest count of transfers that was seen.
+    pub(crate) transfers_seen: AtomicI64,
+    /// Transfers that were acknowledged.
+    pub(crate) transfers_done: AtomicI64,
 }
 
 /// What one client has seen.
@@ -55,8 +68,20 @@ pub(crate) struct Load {
 pub(crate) struct Seen {
     /// The elements that it added, and what it was told.
     pub(crate) elements: Vec<(i64, Told)>,
+    /// Its transfers of which nobody knows.
+    pub(crate) transfers_unknown: i64,
+    /// Answers that were old, from nodes that may give such.
+    pub(crate) stale: u64,
     /// What must not be.
     pub(crate) violations: Vec<String>,
+}
+
+/// An answer, and whether it may be of any earlier moment.
+struct Answer<T> {
+    result: Result<T, Error>,
+    old: bool,
+    /// Who gave it, if anybody did.
+    from: String,
 }
 
 /// A client of its own, which fails soon.
@@ -73,7 +98,9 @@ pub(crate) fn set_up(pool: &Pool) -> Result<(), Error> {
     pool.execute(
         "CREATE TABLE registers (id INTEGER PRIMARY KEY, value INTEGER);
          CREATE TABLE accounts (id INTEGER PRIMARY KEY, balance INTEGER);
-         CREATE TABLE elements (id INTEGER PRIMARY KEY)",
+         CREATE TABLE elements (id INTEGER PRIMARY KEY);
+         CREATE TABLE transfers (count INTEGER);
+         INSERT INTO transfers VALUES (0)",
         (),
     )?;
     for account in 0..ACCOUNTS {
@@ -92,6 +119,43 @@ fn told<T>(result: &Result<T, Error>) -> Told {
 }
 
 impl Load {
+    /// From now on the node is of this kind; `None` while that changes.
+    pub(crate) fn set_kind(&self, address: &str, kind: Option<Kind>) {
+        self.proves[address].store(kind == Some(Kind::Ours), Ordering::SeqCst);
+    }
+
+    fn proves(&self, address: &str) -> bool {
+        self.proves[address].load(Ordering::SeqCst)
+    }
+
+    /// Asks whoever leads.
+    fn ask<T>(
+        &self,
+        pool: &Pool,
+        act: impl FnOnce(&mut Connection<'_>) -> Result<T, Error>,
+    ) -> Answer<T> {
+        let mut connection = match pool.get() {
+            Ok(connection) => connection,
+            Err(error) => {
+                return Answer {
+                    result: Err(error),
+                    old: false,
+                    from: String::new(),
+                };
+            }
+        };
+        let from = connection.address().to_owned();
+        // A node is stopped before it becomes another, so this is the one that answered if it is the
+        // same before and after.
+        let before = self.proves(&from);
+        let result = act(&mut connection);
+        Answer {
+            result,
+            old: !(before && self.proves(&from)),
+            from,
+        }
+    }
+
     /// The pool of a client. Every fourth one is quick to give up and asks one node only who leads,
     /// so that it comes to a new leader while others still wait for the old one.
     fn pool_of(&self, process: usize) -> Pool {
@@ -116,6 +180,8 @@ impl Load {
         let mut seen = Seen::default();
         // What it last saw in a register.
         let mut last: Option<(i64, i64)> = None;
+        // The count of transfers that each node has answered.
+        let mut counts = BTreeMap::new();
         let interval = Duration::from_secs_f64(1.0 / self.rate);
         let mut due = Instant::now();
         while !self.stop.load(Ordering::Relaxed) {
@@ -135,11 +201,13 @@ impl Load {
                 40..75 | 90..95 if only_reads => 0,
                 choice => choice,
             };
+            let mut old = false;
             let (action, key, told) = match choice {
                 0..40 => {
-                    let result = read(&pool, "registers", "value", register);
-                    let told = told(&result);
-                    let value = result.unwrap_or(None);
+                    let answer = self.ask(&pool, |at| read(at, "registers", "value", register));
+                    old = answer.old;
+                    let told = told(&answer.result);
+                    let value = answer.result.unwrap_or(None);
                     last = value.map(|value| (register, value));
                     (Action::Read(value), register, told)
                 }
@@ -157,9 +225,12 @@ impl Load {
                     };
                     let value = self.next.fetch_add(1, Ordering::Relaxed);
                     let sql = "UPDATE registers SET value = ? WHERE id = ? AND value = ?";
-                    let result = pool.execute(sql, (value, register, expected));
-                    let told = told(&result);
-                    let swapped = result.is_ok_and(|done| done.rows_affected == 1);
+                    let values = (value, register, expected);
+                    let answer = self.ask(&pool, |at| at.execute(sql, values));
+                    let told = told(&answer.result);
+                    let swapped = answer.result.is_ok_and(|done| done.rows_affected == 1);
+                    // If nobody knows, it is a write that may still come.
+                    old = answer.old && told == Told::Ok && !swapped;
                     if swapped {
                         last = Some((register, value));
                     }
@@ -181,26 +252,38 @@ impl Load {
                     let Some(element) = self.one_of_lately(&mut rng) else {
                         continue;
                     };
-                    let result = read(&pool, "elements", "id", element);
-                    let told = told(&result);
-                    let there = matches!(result, Ok(Some(_)));
+                    let answer = self.ask(&pool, |at| read(at, "elements", "id", element));
+                    old = answer.old;
+                    let told = told(&answer.result);
+                    let there = matches!(answer.result, Ok(Some(_)));
                     if told == Told::Ok && !there {
-                        let violation = format!("element {element} was acknowledged, not found");
-                        seen.violations.push(violation);
+                        seen.missing(element, &answer.from, old);
                     }
                     (Action::Has(there), element, told)
                 }
                 90..95 => {
-                    let result = transfer(&pool, &mut rng);
-                    (Action::Transfer, 0, told(&result))
+                    let told = told(&transfer(&pool, &mut rng));
+                    match told {
+                        Told::Ok => drop(self.transfers_done.fetch_add(1, Ordering::SeqCst)),
+                        Told::Fail => {}
+                        Told::Unknown => seen.transfers_unknown += 1,
+                    }
+                    (Action::Transfer, 0, told)
                 }
                 _ => {
-                    let sql = "SELECT sum(balance) FROM accounts";
-                    let result = pool.query(sql, (), |row| row.get::<i64>(0));
-                    let told = told(&result);
-                    let sum = result.map_or(0, |rows| rows[0]);
-                    if told == Told::Ok && sum != MONEY {
-                        seen.violations.push(format!("the bank had {sum}"));
+                    let at_least = self.transfers_known();
+                    let answer = self.ask(&pool, bank);
+                    old = answer.old;
+                    let told = told(&answer.result);
+                    let mut sum = 0;
+                    if let Ok((balances, count)) = answer.result {
+                        sum = balances;
+                        self.transfers_seen.fetch_max(count, Ordering::SeqCst);
+                        let before = counts.insert(answer.from.clone(), count);
+                        seen.check_bank(sum, count, before, &answer.from);
+                        if count < at_least {
+                            seen.behind(count, at_least, &answer.from, old);
+                        }
                     }
                     (Action::Sum(sum), 0, told)
                 }
@@ -210,6 +293,7 @@ impl Load {
                 action,
                 key,
                 told,
+                old,
                 invoked,
                 returned: self.history.now(),
             });
@@ -235,6 +319,7 @@ impl Load {
                 action: Action::Add,
                 key: element,
                 told,
+                old: false,
                 invoked,
                 returned: self.history.now(),
             };
@@ -243,6 +328,8 @@ impl Load {
             let Some(element) = self.one_of_lately(&mut rng) else {
                 continue;
             };
+            // It does not say who has answered.
+            operation.old = !self.addresses.iter().all(|address| self.proves(address));
             operation.invoked = self.history.now();
             let answer = self.call(
                 program,
@@ -258,10 +345,9 @@ impl Load {
                 Some(_) => Told::Ok,
                 None => Told::Fail,
             };
+            operation.old |= !self.addresses.iter().all(|address| self.proves(address));
             if operation.told == Told::Ok && !there {
-                seen.violations.push(format!(
-                    "the shell: element {element} was acknowledged, not found"
-                ));
+                seen.missing(element, "the shell", operation.old);
             }
             self.history.record(&operation);
         }
@@ -304,16 +390,61 @@ impl Load {
         }
     }
 
+    /// So many transfers there have been for certain.
+    fn transfers_known(&self) -> i64 {
+        let done = self.transfers_done.load(Ordering::SeqCst);
+        self.transfers_seen.load(Ordering::SeqCst).max(done)
+    }
+
     fn one_of_lately(&self, rng: &mut Rng) -> Option<i64> {
         let lately = self.lately.lock().unwrap_or_else(PoisonError::into_inner);
         (!lately.is_empty()).then(|| *rng.pick(&lately))
     }
 }
 
-fn read(pool: &Pool, table: &str, column: &str, id: i64) -> Result<Option<i64>, Error> {
+impl Seen {
+    fn missing(&mut self, element: i64, from: &str, old: bool) {
+        if old {
+            self.stale += 1;
+        } else {
+            self.violations.push(format!(
+                "{from}: element {element} was acknowledged, not found"
+            ));
+        }
+    }
+
+    fn behind(&mut self, count: i64, known: i64, from: &str, old: bool) {
+        if old {
+            self.stale += 1;
+        } else {
+            self.violations.push(format!(
+                "{from}: {count} transfers, and {known} were known before"
+            ));
+        }
+    }
+
+    fn check_bank(&mut self, sum: i64, count: i64, before: Option<i64>, from: &str) {
+        if sum != MONEY {
+            self.violations.push(format!("{from}: the bank had {sum}"));
+        }
+        if let Some(before) = before.filter(|&before| count < before) {
+            self.violations.push(format!(
+                "{from}: {count} transfers, and {before} when it was asked before"
+            ));
+        }
+    }
+}
+
+fn read(at: &mut Connection<'_>, table: &str, column: &str, id: i64) -> Result<Option<i64>, Error> {
     let sql = format!("SELECT {column} FROM {table} WHERE id = ?");
-    let rows = pool.query(&sql, (id,), |row| row.get::<i64>(0))?;
-    Ok(rows.first().copied())
+    at.query_row(&sql, (id,), |row| row.get::<i64>(0))
+}
+
+/// What the accounts have together, and how many transfers there were, as of one moment.
+fn bank(at: &mut Connection<'_>) -> Result<(i64, i64), Error> {
+    let sql = "SELECT (SELECT sum(balance) FROM accounts), (SELECT count FROM transfers)";
+    let row = at.query_row(sql, (), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(row.unwrap_or_default())
 }
 
 fn transfer(pool: &Pool, rng: &mut Rng) -> Result<(), Error> {
@@ -325,6 +456,7 @@ fn transfer(pool: &Pool, rng: &mut Rng) -> Result<(), Error> {
         transaction.execute(sql, (amount, from))?;
         let sql = "UPDATE accounts SET balance = balance + ? WHERE id = ?";
         transaction.execute(sql, (amount, to))?;
+        transaction.execute("UPDATE transfers SET count = count + 1", ())?;
         Ok(())
     })
 }

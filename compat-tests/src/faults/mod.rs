@@ -1,4 +1,4 @@
-//! Real processes under faults: clusters of `dq-server`, each node with a network stack of its own, under
+//! Real processes under faults: clusters of `dq-server`, of C dqlite and of both, each node with a network stack of its own, under
 //! load, while nodes are killed and frozen, the network between them is cut, slowed and made lossy,
 //! and a disk runs full.
 //!
@@ -22,6 +22,8 @@
 //! and kernels do as they like. The simulator repeats runs; this is for what it leaves out.
 
 mod bed;
+pub mod checked;
+pub mod content;
 pub mod history;
 mod load;
 pub mod namespace;

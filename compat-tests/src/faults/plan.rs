@@ -51,6 +51,22 @@ pub enum Fault {
     DiskFull,
 }
 
+impl Fault {
+    /// Whether a node can be stopped and started meanwhile: nobody is down already, and clients reach all.
+    pub fn lets_nodes_start(self) -> bool {
+        matches!(
+            self,
+            Fault::CutFromNodes(_)
+                | Fault::Mute(_)
+                | Fault::Deaf(_)
+                | Fault::Split(_)
+                | Fault::CutPair
+                | Fault::Slow { .. }
+                | Fault::Lossy(_)
+        )
+    }
+}
+
 /// One fault: quiet before it, and how long it lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -15,13 +16,17 @@ use super::namespace::Namespace;
 use super::plan::{Fault, Step, Target, plan};
 use super::wire::Rule;
 use crate::differential::rng::Rng;
+use crate::servers::Kind;
 
 /// What to run.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Nodes, all voters; at least 3.
-    pub nodes: usize,
-    /// How they prove that they may answer reads: `quorum`, `lease`.
+    /// The kinds of the nodes, all of them voters; at least 3.
+    pub nodes: Vec<Kind>,
+    /// Whether after each fault, or during it, one of them is replaced by one of the other kind, in the
+    /// same directory; all of them in turn, and then again.
+    pub replacing: bool,
+    /// How those of ours prove that they may answer reads: `quorum`, `lease`.
     pub reads: String,
     /// How long the faults go on.
     pub length: Duration,
@@ -48,6 +53,12 @@ pub struct Report {
     pub lasted: Duration,
     /// Faults that happened.
     pub faults: Vec<Step>,
+    /// Nodes that were replaced by one of the other kind.
+    pub replaced: usize,
+    /// How nodes of C dqlite have ended by themselves.
+    pub c_ended: Vec<String>,
+    /// Answers of C dqlite that were old.
+    pub stale: u64,
     /// Packets carried and dropped between nodes and clients.
     pub packets: (u64, u64),
 }
@@ -82,19 +93,29 @@ pub fn run(settings: &Settings) -> Report {
         "--snapshot-trailing",
         "256",
     ];
-    let mut bed = Bed::start(settings.nodes, 0, &arguments, rng.word());
+    let c_arguments = ["--snapshot-threshold", "256", "--snapshot-trailing", "256"];
+    let arguments = (&arguments[..], &c_arguments[..]);
+    let mut bed = Bed::start_kinds(&settings.nodes, 0, arguments, rng.word());
     let addresses = bed.addresses();
     load::set_up(&load::pool(&addresses)).expect("the tables can be made");
     let load = Load {
         history: History::create(&settings.history).expect("the history can be made"),
         stop: AtomicBool::new(false),
+        proves: addresses
+            .iter()
+            .zip(&settings.nodes)
+            .map(|(address, kind)| (address.clone(), AtomicBool::new(*kind == Kind::Ours)))
+            .collect(),
         addresses,
         rate: settings.rate / settings.clients as f64,
         next: AtomicI64::new(1),
         lately: Mutex::new(Vec::new()),
+        transfers_seen: AtomicI64::new(0),
+        transfers_done: AtomicI64::new(0),
     };
     let start = Instant::now();
     let mut faults = Vec::new();
+    let mut replaced = 0;
     let seen = std::thread::scope(|scope| {
         let mut threads = Vec::new();
         for process in 0..settings.clients {
@@ -107,18 +128,45 @@ pub fn run(settings: &Settings) -> Report {
         }
         // The clients have to be stopped in any case, or this waits for them for ever.
         let stop = StopOnDrop(&load.stop);
-        for step in plan(settings.seed, settings.nodes, settings.length) {
+        for step in plan(settings.seed, settings.nodes.len(), settings.length) {
             std::thread::sleep(step.quiet);
-            if inflict(&mut bed, &step, start.elapsed()) {
+            bed.revive();
+            let (cleanly, sooner) = (rng.percent(50), rng.percent(50));
+            let mut replace = |bed: &mut Bed| {
+                let node = replaced % bed.servers.len();
+                let address = bed.servers[node].address().to_owned();
+                load.set_kind(&address, None);
+                bed.replace(node, cleanly);
+                load.set_kind(&address, Some(bed.servers[node].kind()));
+                println!(
+                    "           node {} is {:?}",
+                    node + 1,
+                    bed.servers[node].kind()
+                );
+                replaced += 1;
+            };
+            let during = settings.replacing && step.fault.lets_nodes_start() && sooner;
+            let after = settings.replacing && !during;
+            if inflict(&mut bed, &step, start.elapsed(), |bed| {
+                if during {
+                    replace(bed);
+                }
+            }) {
                 faults.push(step);
             }
+            bed.revive();
+            if after {
+                replace(&mut bed);
+            }
         }
-        wait_for_writes(&load.addresses);
+        wait_for_writes(&mut bed);
         drop(stop);
         let mut all = Seen::default();
         for thread in threads {
             let mut seen = thread.join().expect("no client panics");
             all.elements.append(&mut seen.elements);
+            all.transfers_unknown += seen.transfers_unknown;
+            all.stale += seen.stale;
             all.violations.append(&mut seen.violations);
         }
         all
@@ -127,6 +175,12 @@ pub fn run(settings: &Settings) -> Report {
 
     let mut violations = seen.violations;
     check_content(&load.addresses, &seen.elements, &mut violations);
+    let done = load.transfers_done.load(Ordering::SeqCst);
+    check_transfers(
+        &load.addresses,
+        done..=done + seen.transfers_unknown,
+        &mut violations,
+    );
     violations.extend(bed.check_equal(DATABASE).err());
     check_logs(&mut bed, &mut violations);
     Report {
@@ -134,6 +188,9 @@ pub fn run(settings: &Settings) -> Report {
         counts: load.history.finish().expect("the history can be written"),
         lasted,
         faults,
+        replaced,
+        c_ended: bed.c_ended,
+        stale: seen.stale,
         packets: bed.wire.counts(),
     }
 }
@@ -147,7 +204,7 @@ impl Drop for StopOnDrop<'_> {
 }
 
 /// Makes a fault happen, waits, and makes it good again. False if it cannot be had here.
-fn inflict(bed: &mut Bed, step: &Step, at: Duration) -> bool {
+fn inflict(bed: &mut Bed, step: &Step, at: Duration, meanwhile: impl FnOnce(&mut Bed)) -> bool {
     let count = bed.servers.len();
     let leader = bed.leader(Duration::from_secs(5)).unwrap_or(0);
     let number = |target| match target {
@@ -174,7 +231,8 @@ fn inflict(bed: &mut Bed, step: &Step, at: Duration) -> bool {
             .pause()
             .expect("it can be frozen"),
         Fault::DiskFull => {
-            if !bed.fill_disk() {
+            // The last one's. C dqlite does not promise to survive it.
+            if bed.servers[count - 1].kind() == Kind::C || !bed.fill_disk() {
                 return false;
             }
         }
@@ -208,7 +266,9 @@ fn inflict(bed: &mut Bed, step: &Step, at: Duration) -> bool {
             ..Rule::default()
         }),
     }
-    std::thread::sleep(step.lasting);
+    let end = Instant::now() + step.lasting;
+    meanwhile(bed);
+    std::thread::sleep(end.saturating_duration_since(Instant::now()));
     match step.fault {
         Fault::Kill(target) => bed.start_again(number(target)),
         Fault::KillAll => (0..count).for_each(|node| bed.start_again(node)),
@@ -219,8 +279,9 @@ fn inflict(bed: &mut Bed, step: &Step, at: Duration) -> bool {
     true
 }
 
-/// No process may have ended on its own.
+/// No process of ours may have ended on its own.
 fn check_logs(bed: &mut Bed, violations: &mut Vec<String>) {
+    bed.revive();
     for server in &mut bed.servers {
         let ended = server.exit_status().expect("it is our child");
         let log = server.log();
@@ -232,30 +293,47 @@ fn check_logs(bed: &mut Bed, violations: &mut Vec<String>) {
 }
 
 /// Waits until the cluster takes writes again.
-fn wait_for_writes(addresses: &[String]) {
+fn wait_for_writes(bed: &mut Bed) {
     let deadline = Instant::now() + PATIENCE;
-    let pool = load::pool(addresses);
+    let pool = load::pool(&bed.addresses());
     while let Err(error) = pool.execute("CREATE TABLE IF NOT EXISTS healed (id)", ()) {
         assert!(
             Instant::now() < deadline,
             "no writes although all is well: {error}"
         );
+        bed.revive();
+    }
+}
+
+/// As many transfers were counted as were acknowledged, and perhaps those of which nobody knows; each once.
+fn check_transfers(
+    addresses: &[String],
+    possible: RangeInclusive<i64>,
+    violations: &mut Vec<String>,
+) {
+    let count = query(addresses, "SELECT count FROM transfers");
+    if !matches!(count[..], [count] if possible.contains(&count)) {
+        violations.push(format!("{count:?} transfers, not {possible:?}"));
+    }
+}
+
+/// Asks until there is an answer.
+fn query(addresses: &[String], sql: &str) -> Vec<i64> {
+    let pool = load::pool(addresses);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match pool.query(sql, (), |row| row.get(0)) {
+            Ok(rows) => return rows,
+            Err(error) => assert!(Instant::now() < deadline, "{sql}: {error}"),
+        }
     }
 }
 
 /// What was acknowledged is there, what was refused is not, and the bank has its money.
 fn check_content(addresses: &[String], elements: &[(i64, Told)], violations: &mut Vec<String>) {
-    let pool = load::pool(addresses);
-    let query = |sql: &str| -> Vec<i64> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match pool.query(sql, (), |row| row.get(0)) {
-                Ok(rows) => return rows,
-                Err(error) => assert!(Instant::now() < deadline, "{sql}: {error}"),
-            }
-        }
-    };
-    let there: BTreeSet<i64> = query("SELECT id FROM elements").into_iter().collect();
+    let there: BTreeSet<i64> = query(addresses, "SELECT id FROM elements")
+        .into_iter()
+        .collect();
     let wrong = |told: Told, want: bool| -> Vec<i64> {
         let of_kind = elements.iter().filter(|(_, t)| *t == told);
         of_kind
@@ -271,7 +349,7 @@ fn check_content(addresses: &[String], elements: &[(i64, Told)], violations: &mu
     if !undead.is_empty() {
         violations.push(format!("refused, but there: {undead:?}"));
     }
-    let sum = query("SELECT sum(balance) FROM accounts");
+    let sum = query(addresses, "SELECT sum(balance) FROM accounts");
     if sum != [MONEY] {
         violations.push(format!("in the end the bank has {sum:?}"));
     }

@@ -12,6 +12,7 @@ type CreateFn = unsafe extern "C" fn(u64, *const c_char, *const c_char, *mut *mu
 type NodeFn = unsafe extern "C" fn(*mut c_void) -> c_int;
 type SetTextFn = unsafe extern "C" fn(*mut c_void, *const c_char) -> c_int;
 type SetUintFn = unsafe extern "C" fn(*mut c_void, c_uint) -> c_int;
+type SetTwoUintsFn = unsafe extern "C" fn(*mut c_void, c_uint, c_uint) -> c_int;
 type DestroyFn = unsafe extern "C" fn(*mut c_void);
 type ErrmsgFn = unsafe extern "C" fn(*mut c_void) -> *const c_char;
 type VersionFn = unsafe extern "C" fn() -> c_int;
@@ -24,6 +25,7 @@ pub(crate) struct Library {
     stop: NodeFn,
     set_bind_address: SetTextFn,
     set_network_latency_ms: SetUintFn,
+    set_snapshot_params: SetTwoUintsFn,
     /// Absent before 1.18.2.
     set_busy_timeout: Option<SetUintFn>,
     errmsg: ErrmsgFn,
@@ -53,6 +55,7 @@ impl Library {
                 stop: required(handle, c"dqlite_node_stop")?,
                 set_bind_address: required(handle, c"dqlite_node_set_bind_address")?,
                 set_network_latency_ms: required(handle, c"dqlite_node_set_network_latency_ms")?,
+                set_snapshot_params: required(handle, c"dqlite_node_set_snapshot_params")?,
                 set_busy_timeout: symbol(handle, c"dqlite_node_set_busy_timeout"),
                 errmsg: required(handle, c"dqlite_node_errmsg")?,
                 version: required(handle, c"dqlite_version_number")?,
@@ -115,6 +118,13 @@ impl Node<'_> {
         // SAFETY: `raw` is a live node that does not run yet.
         let rc = unsafe { (self.library.set_network_latency_ms)(self.raw, latency_ms) };
         self.check("dqlite_node_set_network_latency_ms", rc)
+    }
+
+    /// Sets when snapshots are taken, and how many entries before one are kept.
+    pub(crate) fn set_snapshots(&mut self, threshold: u32, trailing: u32) -> Result<(), String> {
+        // SAFETY: `raw` is a live node that does not run yet.
+        let rc = unsafe { (self.library.set_snapshot_params)(self.raw, threshold, trailing) };
+        self.check("dqlite_node_set_snapshot_params", rc)
     }
 
     /// Sets the busy timeout; an error with a library that has no such function.

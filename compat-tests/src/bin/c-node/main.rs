@@ -37,6 +37,12 @@ struct Options {
     /// How long a writer waits for another one's transaction, in milliseconds (1.18.2 and later).
     #[arg(long, value_name = "MS")]
     busy_timeout: Option<u32>,
+    /// Entries after which a snapshot is taken.
+    #[arg(long, value_name = "N", requires = "snapshot_trailing")]
+    snapshot_threshold: Option<u32>,
+    /// Entries before a snapshot that are kept; no fewer than the threshold.
+    #[arg(long, value_name = "N", requires = "snapshot_threshold")]
+    snapshot_trailing: Option<u32>,
 }
 
 fn main() -> ExitCode {
@@ -69,6 +75,11 @@ fn run(options: &Options) -> Result<(), String> {
     }
     if let Some(busy_timeout_ms) = options.busy_timeout {
         node.set_busy_timeout_ms(busy_timeout_ms)?;
+    }
+    if let (Some(threshold), Some(trailing)) =
+        (options.snapshot_threshold, options.snapshot_trailing)
+    {
+        node.set_snapshots(threshold, trailing)?;
     }
     node.start()?;
 
