@@ -183,6 +183,11 @@ fn a_history_that_nothing_explains_is_found() {
     assert_eq!(verdict("proven", &[write, &again, &proven]).0, Some(1));
     let never = of_seven.replace(":7,", ":9,");
     assert_eq!(verdict("never", &[write, &again, &never]).0, Some(1));
+    // What was seen has happened, so it stays.
+    let seen_early = older.replace(":3,", ":2,");
+    assert_eq!(verdict("early", &[&unknown, &seen_early]).0, Some(0));
+    let gone = verdict("gone-again", &[&unknown, &seen_early, &later]);
+    assert_eq!(gone.0, Some(1), "{}", gone.1);
     let written = write.replace("\"outcome\"", "\"old\":true,\"outcome\"");
     assert_eq!(verdict("written", &[&written]).0, Some(2));
 

@@ -1,7 +1,7 @@
 //! Clusters of C dqlite and ours under the faults of `tests/faults.rs`, and what those who replace one by
 //! the other count on.
 //!
-//! `DQ_FAULTS_SECONDS`, `DQ_FAULTS_SEED` and `DQ_FAULTS_RATE` are as there:
+//! `DQ_FAULTS_SECONDS`, `DQ_FAULTS_SEED` and the others are as there:
 //!
 //! ```text
 //! DQ_FAULTS_SECONDS=3600 DQ_FAULTS_SEED=7 cargo test --release -p compat-tests --test mixed under_faults -- --nocapture

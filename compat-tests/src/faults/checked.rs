@@ -23,6 +23,17 @@ pub fn number(variable: &str) -> Option<u64> {
     Some(text.parse().expect("a number"))
 }
 
+/// `DQ_FAULTS_NODES`: for each node a `c` or an `o`, for one of ours.
+fn kinds_from_environment() -> Option<Vec<Kind>> {
+    let text = std::env::var("DQ_FAULTS_NODES").ok()?;
+    let kind = |letter| match letter {
+        'c' => Kind::C,
+        'o' => Kind::Ours,
+        _ => panic!("{letter} is no kind of node"),
+    };
+    Some(text.chars().map(kind).collect())
+}
+
 /// The checker for linearizability, or `None` after saying that a test is skipped.
 ///
 /// # Panics
@@ -89,6 +100,7 @@ pub fn under_faults(nodes: &[Kind], replacing: bool, reads: &str, seconds: u64, 
     };
     let reads = &std::env::var("DQ_FAULTS_READS").unwrap_or_else(|_| reads.to_owned());
     let seed = number("DQ_FAULTS_SEED").unwrap_or(seed);
+    let nodes = &kinds_from_environment().unwrap_or_else(|| nodes.to_vec());
     let seconds = number("DQ_FAULTS_SECONDS").unwrap_or(seconds);
     let name: String = nodes.iter().map(|kind| format!("{kind:?}-")).collect();
     let history = Path::new(SCRATCH).join(format!("faults-{name}{reads}-{seed}.jsonl"));

@@ -16,9 +16,6 @@
 //! back in time on one and the same node.
 
 use std::collections::BTreeMap;
-use std::io::Read;
-use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,6 +24,7 @@ use dq_client::{Config, Connection, Error, Outcome, Pool, RetryPolicy};
 
 use super::bed::{connect, impatient};
 use super::history::{Action, History, Operation, Told};
+use super::seen::Seen;
 use crate::differential::rng::Rng;
 use crate::servers::Kind;
 
@@ -40,9 +38,6 @@ pub(crate) const MONEY: i64 = ACCOUNTS * 100;
 const REGISTERS: usize = 8;
 /// For how long they are.
 const REGISTERS_FOR_NS: u64 = 2_000_000_000;
-/// After how long a call of the shell is given up.
-const SHELL_PATIENCE: Duration = Duration::from_secs(5);
-
 /// What all clients share.
 #[derive(Debug)]
 pub(crate) struct Load {
@@ -61,19 +56,6 @@ pub(crate) struct Load {
     pub(crate) transfers_seen: AtomicI64,
     /// Transfers that were acknowledged.
     pub(crate) transfers_done: AtomicI64,
-}
-
-/// What one client has seen.
-#[derive(Debug, Default)]
-pub(crate) struct Seen {
-    /// The elements that it added, and what it was told.
-    pub(crate) elements: Vec<(i64, Told)>,
-    /// Its transfers of which nobody knows.
-    pub(crate) transfers_unknown: i64,
-    /// Answers that were old, from nodes that may give such.
-    pub(crate) stale: u64,
-    /// What must not be.
-    pub(crate) violations: Vec<String>,
 }
 
 /// An answer, and whether it may be of any earlier moment.
@@ -124,7 +106,7 @@ impl Load {
         self.proves[address].store(kind == Some(Kind::Ours), Ordering::SeqCst);
     }
 
-    fn proves(&self, address: &str) -> bool {
+    pub(super) fn proves(&self, address: &str) -> bool {
         self.proves[address].load(Ordering::SeqCst)
     }
 
@@ -301,85 +283,7 @@ impl Load {
         seen
     }
 
-    /// The stock shell as a client, until it is told to stop: adds an element, asks for one.
-    pub(crate) fn shell(&self, process: usize, program: &Path, seed: u64) -> Seen {
-        let mut rng = Rng::new(seed);
-        let mut seen = Seen::default();
-        while !self.stop.load(Ordering::Relaxed) {
-            let element = self.next.fetch_add(1, Ordering::Relaxed);
-            let invoked = self.history.now();
-            let sql = format!("INSERT INTO elements VALUES ({element})");
-            let told = match self.call(program, &sql) {
-                Some(_) => Told::Ok,
-                None => Told::Unknown,
-            };
-            self.note(element, told, &mut seen);
-            let mut operation = Operation {
-                process,
-                action: Action::Add,
-                key: element,
-                told,
-                old: false,
-                invoked,
-                returned: self.history.now(),
-            };
-            self.history.record(&operation);
-
-            let Some(element) = self.one_of_lately(&mut rng) else {
-                continue;
-            };
-            // It does not say who has answered.
-            operation.old = !self.addresses.iter().all(|address| self.proves(address));
-            operation.invoked = self.history.now();
-            let answer = self.call(
-                program,
-                &format!("SELECT id FROM elements WHERE id = {element}"),
-            );
-            operation.returned = self.history.now();
-            operation.key = element;
-            let there = answer
-                .as_ref()
-                .is_some_and(|text| text.trim() == element.to_string());
-            operation.action = Action::Has(there);
-            operation.told = match answer {
-                Some(_) => Told::Ok,
-                None => Told::Fail,
-            };
-            operation.old |= !self.addresses.iter().all(|address| self.proves(address));
-            if operation.told == Told::Ok && !there {
-                seen.missing(element, "the shell", operation.old);
-            }
-            self.history.record(&operation);
-        }
-        seen
-    }
-
-    /// What the shell prints, if it ends well and in time.
-    fn call(&self, program: &Path, sql: &str) -> Option<String> {
-        let mut child = Command::new(program)
-            .args(["-s", &self.addresses.join(","), DATABASE, sql])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the shell can be started");
-        let deadline = Instant::now() + SHELL_PATIENCE;
-        let status = loop {
-            if let Some(status) = child.try_wait().expect("it is our child") {
-                break status;
-            }
-            if Instant::now() > deadline {
-                let _ = child.kill();
-                break child.wait().expect("it is our child");
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        };
-        let mut text = String::new();
-        child.stdout.take()?.read_to_string(&mut text).ok()?;
-        status.success().then_some(text)
-    }
-
-    fn note(&self, element: i64, told: Told, seen: &mut Seen) {
+    pub(super) fn note(&self, element: i64, told: Told, seen: &mut Seen) {
         seen.elements.push((element, told));
         if told == Told::Ok {
             let mut lately = self.lately.lock().unwrap_or_else(PoisonError::into_inner);
@@ -396,42 +300,9 @@ impl Load {
         self.transfers_seen.load(Ordering::SeqCst).max(done)
     }
 
-    fn one_of_lately(&self, rng: &mut Rng) -> Option<i64> {
+    pub(super) fn one_of_lately(&self, rng: &mut Rng) -> Option<i64> {
         let lately = self.lately.lock().unwrap_or_else(PoisonError::into_inner);
         (!lately.is_empty()).then(|| *rng.pick(&lately))
-    }
-}
-
-impl Seen {
-    fn missing(&mut self, element: i64, from: &str, old: bool) {
-        if old {
-            self.stale += 1;
-        } else {
-            self.violations.push(format!(
-                "{from}: element {element} was acknowledged, not found"
-            ));
-        }
-    }
-
-    fn behind(&mut self, count: i64, known: i64, from: &str, old: bool) {
-        if old {
-            self.stale += 1;
-        } else {
-            self.violations.push(format!(
-                "{from}: {count} transfers, and {known} were known before"
-            ));
-        }
-    }
-
-    fn check_bank(&mut self, sum: i64, count: i64, before: Option<i64>, from: &str) {
-        if sum != MONEY {
-            self.violations.push(format!("{from}: the bank had {sum}"));
-        }
-        if let Some(before) = before.filter(|&before| count < before) {
-            self.violations.push(format!(
-                "{from}: {count} transfers, and {before} when it was asked before"
-            ));
-        }
     }
 }
 

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use super::bed::{Bed, CUT, PATIENCE};
 use super::history::{Counts, History, Told};
-use super::load::{self, DATABASE, Load, MONEY, Seen};
+use super::load::{self, DATABASE, Load, MONEY};
 use super::namespace::Namespace;
 use super::plan::{Fault, Step, Target, plan};
+use super::seen::Seen;
 use super::wire::Rule;
 use crate::differential::rng::Rng;
 use crate::servers::Kind;
