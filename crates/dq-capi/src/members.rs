@@ -1,8 +1,8 @@
 //! The members of a cluster as C describes them, for recovery.
 
-use std::collections::BTreeSet;
 use std::ffi::{CStr, c_char, c_int, c_ulonglong};
 
+use dq_raft::log::data_dir::check_members;
 use dq_wire::{Configuration, Role, Server};
 
 use crate::code::{Result, error, misuse};
@@ -101,18 +101,9 @@ unsafe fn read_address(address: *const c_char) -> Result<String> {
 }
 
 fn check(servers: Vec<Server>) -> Result<Configuration> {
-    let ids: BTreeSet<u64> = servers.iter().map(|server| server.id).collect();
-    let addresses: BTreeSet<&str> = servers.iter().map(|s| s.address.as_str()).collect();
-    if ids.len() < servers.len() || addresses.len() < servers.len() {
-        return Err(error("two members have the same id or address"));
-    }
-    if ids.contains(&0) {
-        return Err(error("0 is no id of a member"));
-    }
-    if !servers.iter().any(|server| server.role == Role::Voter) {
-        return Err(error("no member is a voter"));
-    }
-    Ok(Configuration { servers })
+    let configuration = Configuration { servers };
+    check_members(&configuration).map_err(error)?;
+    Ok(configuration)
 }
 
 #[cfg(test)]

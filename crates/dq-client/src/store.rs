@@ -158,18 +158,10 @@ impl NodeStore for FileStore {
                     "an address contains a line break",
                 ));
             }
-            let role = role_name(member.role);
-            text.push_str(&format!("{}\n{}\n{role}\n", member.address, member.id));
+            let Member { id, address, role } = member;
+            text.push_str(&format!("{address}\n{id}\n{role}\n"));
         }
         replace(&self.path, &text)
-    }
-}
-
-fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Voter => "voter",
-        Role::Standby => "standby",
-        Role::Spare => "spare",
     }
 }
 
@@ -188,7 +180,7 @@ fn parse_node_store(text: &str) -> Result<Vec<Member>, String> {
         let id = id.parse().map_err(|_| format!("bad id {id:?}"))?;
         let role = [Role::Voter, Role::Standby, Role::Spare]
             .into_iter()
-            .find(|&known| role_name(known) == role)
+            .find(|known| known.to_string() == role)
             .ok_or_else(|| format!("bad role {role:?}"))?;
         members.push(Member {
             id,

@@ -107,9 +107,19 @@ impl fmt::Display for Json<'_> {
             Maybe(self.1),
             Maybe(report.node)
         )?;
-        list(f, &report.members, |f, (id, address)| {
-            write!(f, "{{\"id\":{id},\"address\":{}}}", Text(address))
+        list(f, &report.members, |f, server| {
+            let (id, address, role) = (server.id, Text(&server.address), server.role);
+            write!(
+                f,
+                "{{\"id\":{id},\"address\":{address},\"role\":\"{role}\"}}"
+            )
         })?;
+        write!(
+            f,
+            ",\"last_index\":{},\"last_term\":{}",
+            Maybe(report.last.map(|(index, _)| index)),
+            Maybe(report.last.map(|(_, term)| term))
+        )?;
         f.write_str(",\"metadata\":")?;
         list(f, &report.metadata, |f, metadata| {
             let (content, problem) = parts(&metadata.content);

@@ -202,6 +202,20 @@ fn read_head(stream: &mut impl Read) -> io::Result<(Bytes, u64, u64)> {
     }
 }
 
+/// The pages of a database from the two files that DUMP gives: itself and its WAL.
+///
+/// # Errors
+/// `InvalidData` that says what is wrong.
+pub fn image(main: &[u8], wal: &[u8]) -> io::Result<Vec<Page>> {
+    let (pages, rest) = main.as_chunks::<PAGE_SIZE>();
+    if !rest.is_empty() {
+        return Err(invalid("a database that is not whole pages"));
+    }
+    let mut pages = pages.iter().map(|page| Page::copy_from(page)).collect();
+    overlay(&mut pages, wal)?;
+    Ok(pages)
+}
+
 fn read_database(stream: &mut impl Read) -> io::Result<(Bytes, Vec<Page>)> {
     let (name, main_size, wal_size) = read_head(stream)?;
     let mut pages = Vec::new();

@@ -38,6 +38,7 @@ mod handle;
 pub mod io;
 mod load;
 pub mod node;
+pub mod offline;
 pub mod peers;
 pub mod promise;
 pub mod registry;

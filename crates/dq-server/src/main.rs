@@ -1,6 +1,9 @@
 //! `dq-server`: a dqlite node as a process.
 
 mod check;
+mod export;
+mod import;
+mod recover;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -29,6 +32,12 @@ enum Command {
     /// Report what a data directory holds and what a start would do with it; changes nothing. The
     /// status is 0 if it is sound, 1 if something is damaged, 2 if it cannot be read.
     Check(check::Check),
+    /// Give a cluster that has lost its majority other members: on the stopped node that has most.
+    Recover(recover::Recover),
+    /// Write a database into a file of SQLite's, from a running cluster or a stopped node.
+    Export(export::Export),
+    /// Load a file of SQLite's into a new database of a running cluster, in one transaction.
+    Import(import::Import),
 }
 
 #[derive(Debug, Args)]
@@ -121,11 +130,14 @@ impl From<Reads> for ReadMode {
 fn main() -> ExitCode {
     dq_vfs::map_large_buffers();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    let run = match Cli::parse().command {
-        Command::Run(run) => run,
+    let result = match Cli::parse().command {
         Command::Check(check) => return check.run(),
+        Command::Run(run) => serve(&run),
+        Command::Recover(recover) => recover.run(),
+        Command::Export(export) => export.run(),
+        Command::Import(import) => import.run(),
     };
-    match serve(&run) {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{error}");

@@ -18,6 +18,7 @@
 //! writing, and encoded configurations must never be compared as bytes.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use crate::codec::{DecodeError, Reader, WORD, put_u8, put_u64, put_zeros};
 
@@ -31,6 +32,16 @@ pub enum Role {
     Standby,
     /// Gets nothing.
     Spare,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Role::Voter => "voter",
+            Role::Standby => "standby",
+            Role::Spare => "spare",
+        })
+    }
 }
 
 impl Role {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::Read;
 
 use bytes::Bytes;
+use dq_wire::Server;
 use dq_wire::disk::names::{FileName, SnapshotName};
 
 use crate::disk::{Disk, DiskError};
@@ -22,8 +23,12 @@ use crate::types::LogEntry;
 pub struct Report {
     /// Id of the node that has run here last, if it was one of ours.
     pub node: Option<u64>,
-    /// The members that the log ends with: id and address.
-    pub members: Vec<(u64, String)>,
+    /// The members that the log ends with.
+    pub members: Vec<Server>,
+    /// Index and term of the last entry, or of the snapshot if there is none behind it. Of several
+    /// directories of a cluster, the one with the highest term has most, and of those the one with the
+    /// highest index.
+    pub last: Option<(u64, u64)>,
     /// `metadata1` and `metadata2`, those that exist.
     pub metadata: Vec<FileReport>,
     /// The snapshots that have both files, ascending.
@@ -132,7 +137,7 @@ pub fn check_for<D: Disk>(
 ) -> Result<Report, DiskError> {
     let files = disk.list()?;
     let node = identity::read(disk)?;
-    let (start, members) = start_report(disk, options, node, starter)?;
+    let (start, members, last) = start_report(disk, options, node, starter)?;
     let survey = Survey::of(&files);
     let size_of = |name: &str| {
         let file = files.iter().find(|file| file.name == name);
@@ -141,6 +146,7 @@ pub fn check_for<D: Disk>(
     let mut report = Report {
         node,
         members,
+        last,
         metadata: Vec::new(),
         snapshots: Vec::new(),
         segments: Vec::new(),
@@ -222,25 +228,28 @@ impl Report {
     }
 }
 
+/// What a start would do, with which members, and the last entry.
+type Outlook = (StartReport, Vec<Server>, Option<(u64, u64)>);
+
 fn start_report<D: Disk>(
     disk: &D,
     options: &RecoverOptions,
     node: Option<u64>,
     starter: Option<&Starter>,
-) -> Result<(StartReport, Vec<(u64, String)>), DiskError> {
+) -> Result<Outlook, DiskError> {
     let refuses = |file: String, detail: String, can_recover_automatically| {
         let start = StartReport::Refuses {
             file,
             detail,
             can_recover_automatically,
         };
-        Ok((start, Vec::new()))
+        Ok((start, Vec::new(), None))
     };
     match analyze(disk, options) {
         Ok(analysis) => {
             let recovered = &analysis.recovered;
-            let servers = identity::configuration(recovered).map_or(Vec::new(), |c| c.servers);
-            let members = servers.into_iter().map(|s| (s.id, s.address)).collect();
+            let members = identity::configuration(recovered).map_or(Vec::new(), |c| c.servers);
+            let last = Some(analysis.last_entry()).filter(|last| *last != (0, 0));
             let objection = starter
                 .and_then(|s| identity::objection(node, s.id, &s.address, recovered))
                 .map(|detail| StartReport::Refuses {
@@ -260,7 +269,7 @@ fn start_report<D: Disk>(
                 repairs: analysis.repairs.clone(),
                 notes: analysis.notes.clone(),
             };
-            Ok((objection.unwrap_or_else(starts), members))
+            Ok((objection.unwrap_or_else(starts), members, last))
         }
         Err(RecoverError::Corrupt {
             file,
@@ -368,8 +377,8 @@ impl fmt::Display for Report {
         if let Some(id) = self.node {
             writeln!(f, "{}: the directory of node {id}", identity::IDENTITY_FILE)?;
         }
-        for (id, address) in &self.members {
-            writeln!(f, "member: node {id} at {address}")?;
+        for Server { id, address, role } in &self.members {
+            writeln!(f, "member: node {id} at {address}, {role}")?;
         }
         for metadata in &self.metadata {
             match &metadata.content {
@@ -402,6 +411,9 @@ impl fmt::Display for Report {
             for file in files {
                 writeln!(f, "{file}: {what}")?;
             }
+        }
+        if let Some((index, term)) = self.last {
+            writeln!(f, "last entry: term {term}, index {index}")?;
         }
         self.start.fmt(f)
     }

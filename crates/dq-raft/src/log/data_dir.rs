@@ -4,6 +4,7 @@
 //! a node of either kind keeps the other out. The lock belongs to the [`DataDir`]: keep that until the
 //! last write is done.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::path::Path;
@@ -215,6 +216,29 @@ impl<D: Disk> DataDir<D> {
     }
 }
 
+/// Whether a cluster can have these members: at least one votes, and no two share an id or an address.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn check_members(configuration: &Configuration) -> Result<(), &'static str> {
+    let servers = &configuration.servers;
+    let ids: BTreeSet<u64> = servers.iter().map(|server| server.id).collect();
+    let addresses: BTreeSet<&str> = servers.iter().map(|s| s.address.as_str()).collect();
+    if ids.len() < servers.len() || addresses.len() < servers.len() {
+        return Err("two members have the same id or address");
+    }
+    if ids.contains(&0) {
+        return Err("0 is no id of a member");
+    }
+    if addresses.contains("") {
+        return Err("a member has no address");
+    }
+    if !servers.iter().any(|server| server.role == Role::Voter) {
+        return Err("no member is a voter");
+    }
+    Ok(())
+}
+
 /// Index and term of the last entry in a directory (of its snapshot, if there is none; zeros, if
 /// there is nothing). Changes nothing and takes no lock: on the directory of a running node the
 /// answer may be late, or an error.
@@ -366,6 +390,94 @@ mod tests {
         assert_eq!(entry.kind, EntryKind::Change);
         let read = Configuration::decode(&entry.payload.to_bytes()).unwrap();
         assert_eq!(read, configuration);
+    }
+
+    #[test]
+    fn a_configuration_is_forced_whole_or_not_at_all_wherever_the_power_fails() {
+        let options = RecoverOptions::default();
+        let configuration = |id| Configuration {
+            servers: vec![Server {
+                id,
+                address: "here".to_owned(),
+                role: Role::Voter,
+            }],
+        };
+        // A crashed node's: an open segment, with an entry in it, has to be closed first.
+        let crashed = || {
+            let disk = SimDisk::new();
+            let dir = DataDir::with_disk(disk.clone()).unwrap();
+            dir.bootstrap(1, "1", &options).unwrap();
+            let (_, mut writer) = dir.recover(&options).unwrap();
+            writer.prepare().unwrap();
+            let entry = LogEntry {
+                index: 2,
+                term: 1,
+                kind: EntryKind::Barrier,
+                payload: Bytes::from_static(&[0; 8]).into(),
+            };
+            let entries = vec![entry];
+            let ops = vec![DiskOp::Append { entries }];
+            writer.write(&[Persist { id: 1, ops }]).unwrap();
+            drop((writer, dir));
+            disk
+        };
+        let force = |disk: &SimDisk, id| {
+            let dir = DataDir::with_disk(disk.clone()).unwrap();
+            dir.force_configuration(&configuration(id), &options)
+        };
+        let whole = crashed();
+        let before = whole.operations();
+        assert_eq!(force(&whole, 7), Ok((3, 1)));
+        let count = whole.operations() - before;
+        assert!(count > 4, "it does something: {count}");
+        for at in 1..=count {
+            for loss in [Loss::Nothing, Loss::Everything, Loss::Random(at)] {
+                let disk = crashed();
+                disk.fail(disk.operations() + at, Fault::PowerCut);
+                let done = force(&disk, 7);
+                disk.power_cut(loss);
+                let dir = DataDir::with_disk(disk.clone()).unwrap();
+                let (recovered, writer) = dir.recover(&options).unwrap();
+                writer.close().unwrap();
+                let newest = crate::log::identity::configuration(&recovered).unwrap();
+                let ids: Vec<u64> = newest.servers.iter().map(|server| server.id).collect();
+                match recovered.entries.len() {
+                    2 if done.is_err() => assert_eq!(ids, [1]),
+                    3 => assert_eq!(ids, [7]),
+                    other => panic!("{other} entries after {done:?}"),
+                }
+                drop(dir);
+                let index = recovered.entries.len() as u64 + 1;
+                assert_eq!(force(&disk, 8), Ok((index, 1)), "it can be repeated");
+            }
+        }
+    }
+
+    #[test]
+    fn members_that_no_cluster_can_have_are_refused() {
+        let check = |members: &[(u64, &str, Role)]| {
+            let servers = members.iter().map(|(id, address, role)| Server {
+                id: *id,
+                address: (*address).to_owned(),
+                role: *role,
+            });
+            check_members(&Configuration {
+                servers: servers.collect(),
+            })
+        };
+        let one = (1, "a", Role::Voter);
+        assert_eq!(check(&[one, (2, "b", Role::Spare)]), Ok(()));
+        for (members, why) in [
+            (&[one, (1, "b", Role::Voter)][..], "same id"),
+            (&[one, (2, "a", Role::Voter)], "same id or address"),
+            (&[(0, "a", Role::Voter)], "no id"),
+            (&[(1, "", Role::Voter)], "no address"),
+            (&[(1, "a", Role::Standby)], "voter"),
+            (&[], "voter"),
+        ] {
+            let refusal = check(members).unwrap_err();
+            assert!(refusal.contains(why), "{refusal}");
+        }
     }
 
     #[test]

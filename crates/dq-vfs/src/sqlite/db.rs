@@ -1,6 +1,6 @@
 //! A connection to a database, set up as dqlite's are.
 
-use std::ffi::{CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fmt;
 use std::sync::Arc;
 
@@ -95,13 +95,28 @@ impl Db {
             }
         }
         drop(serial);
-        let mut db = Db {
-            handle: Arc::new(Handle::new(db, shared)),
-        };
+        let mut db = Db::of(Handle::new(db, shared));
         db.set_up()?;
         db.set_budget(None);
         db.handle.enter().shared().connection.borrow_mut().release();
         Ok(db)
+    }
+
+    /// A connection with this handle.
+    pub(super) fn of(handle: Handle) -> Db {
+        Db {
+            handle: Arc::new(handle),
+        }
+    }
+
+    /// Executes a statement of our own that returns nothing.
+    pub(super) fn execute(&self, sql: &CStr) -> Result<(), Error> {
+        let entered = self.handle.enter();
+        match entered.execute(sql) {
+            sqlite::SQLITE_OK => Ok(()),
+            // SAFETY: the connection is open, and we are inside.
+            rc => Err(unsafe { Error::last(entered.db(), rc) }),
+        }
     }
 
     fn set_up(&self) -> Result<(), Error> {

@@ -8,6 +8,7 @@
 pub(crate) mod authorizer;
 pub(crate) mod db;
 pub(crate) mod error;
+mod file;
 pub(crate) mod handle;
 pub(crate) mod interrupt;
 pub(crate) mod stmt;
