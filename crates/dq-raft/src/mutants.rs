@@ -114,11 +114,15 @@ pub enum Mutant {
     TextRunsAhead,
     /// Readers keep as many old pages as they like.
     KeepReaders,
+    /// Segments stay on disk that a snapshot has made unnecessary.
+    KeepOldSegments,
+    /// Files of a snapshot that is not wanted stay on disk.
+    ForgetDiscarded,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 54] = [
+    pub const ALL: [Mutant; 56] = [
         Mutant::SendBeforeTerm,
         Mutant::SayBeforeDurable,
         Mutant::CampaignBeforeDurable,
@@ -173,6 +177,8 @@ impl Mutant {
         Mutant::RunAhead,
         Mutant::TextRunsAhead,
         Mutant::KeepReaders,
+        Mutant::KeepOldSegments,
+        Mutant::ForgetDiscarded,
     ];
 }
 

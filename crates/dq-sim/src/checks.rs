@@ -9,13 +9,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use dq_raft::sim_disk::SimDisk;
 use dq_raft::{Driver, EntryKind, Message, RaftRole, Usage};
 use dq_server::node::Machine;
 use dq_vfs::{Version, Vfs};
 use dq_wire::Configuration;
 use dq_wire::command::Command;
-use dq_wire::disk::names::FileName;
 
 use crate::rng::hash;
 
@@ -202,29 +200,6 @@ fn ends_with_database(index: u64, bytes: &[u8]) -> Result<(), String> {
         )),
         _ => Ok(()),
     }
-}
-
-/// Whether the closed segments of a directory follow each other without gaps, and no more snapshots are
-/// kept than two: what a node leaves of its files when it starts.
-pub(crate) fn segments_follow(disk: &SimDisk) -> Result<(), String> {
-    let mut expected = None;
-    let mut snapshots = 0;
-    for name in disk.names() {
-        match FileName::parse(&name) {
-            Some(FileName::ClosedSegment { first, last }) => {
-                if expected.is_some_and(|expected| expected != first) {
-                    return Err(format!("{name} does not follow the segment before it"));
-                }
-                expected = Some(last + 1);
-            }
-            Some(FileName::Snapshot(_)) => snapshots += 1,
-            _ => {}
-        }
-    }
-    if snapshots > 2 {
-        return Err(format!("{snapshots} snapshots are kept"));
-    }
-    Ok(())
 }
 
 /// The databases that hold anything: an empty one comes and goes by being opened.

@@ -12,7 +12,7 @@
 //! A seed decides everything: the size of the cluster, the mix of faults, every delay. The same seed
 //! gives the same run, bit by bit, so that a failure can be looked at for as long as it takes.
 //!
-//! What is checked: [`said`] at every message and every start, [`checks`] after every step of a node,
+//! What is checked: [`said`] at every message and every start, [`checks`] after every step of a node, [`files`] whenever its disk is idle,
 //! [`history`] at the end. With the feature `mutants` rules can be broken, to see that this is noticed.
 //!
 //! What it leaves out: threads and sockets (the real shell has tests of its own), nodes of another
@@ -23,6 +23,7 @@
 mod chaos;
 mod checks;
 mod client;
+mod files;
 mod history;
 mod loyal;
 mod members;

@@ -4,7 +4,7 @@
 //! streams with their few waiting messages, snapshots written and received. What takes time in the
 //! real one (an fsync, a job on a worker) is an event of the world here.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -21,6 +21,7 @@ use dq_server::fsm::{self, Databases, Images};
 use dq_server::node::{Machine, Output, Start};
 use dq_server::promise;
 use dq_vfs::{Version, Vfs};
+use dq_wire::disk::names::SnapshotName;
 
 use crate::net::LinkId;
 use crate::plan::Plan;
@@ -129,6 +130,10 @@ pub(crate) struct Process {
     pub(crate) peers: BTreeMap<u64, Peer>,
     /// Snapshots that arrive.
     pub(crate) arriving: BTreeMap<u64, Arriving>,
+    /// Snapshots that are stored, which the node has not been told yet.
+    pub(crate) in_transit: BTreeSet<SnapshotName>,
+    /// The directory was changed since it was last looked at.
+    pub(crate) files_changed: bool,
     /// The next connection's id.
     pub(crate) next_conn: u64,
     /// Numbers dials.
@@ -253,6 +258,8 @@ impl Process {
             accepted: BTreeMap::new(),
             peers: BTreeMap::new(),
             arriving: BTreeMap::new(),
+            in_transit: BTreeSet::new(),
+            files_changed: true,
             next_conn: 2,
             attempts: 0,
             storing_promise: false,

@@ -263,4 +263,15 @@ found! {
         plan.slow_reading = 500;
         plan.faults = vec![Fault::Pause];
     };
+    segments_that_nobody_needs: KeepOldSegments within 10, |plan| {
+        plan.snapshot_threshold = 20;
+        plan.snapshot_trailing = 20;
+        plan.segment_size = 16 << 10;
+        plan.faults = vec![Fault::Kill];
+    };
+    a_snapshot_that_nobody_wants: ForgetDiscarded within 40, |plan| {
+        plan.snapshot_threshold = 8;
+        plan.snapshot_trailing = 8;
+        plan.faults = vec![Fault::Isolate, Fault::OneWay, Fault::SlowDisk];
+    };
 }

@@ -69,6 +69,11 @@ impl Driver {
         self.raw.raft.raft_log.last_index()
     }
 
+    /// The index behind which the log begins: entries up to it are in a snapshot only.
+    pub fn log_begins_after(&self) -> u64 {
+        self.raw.store().base()
+    }
+
     /// The highest index known to be committed.
     pub fn commit_index(&self) -> u64 {
         self.raw.raft.raft_log.committed

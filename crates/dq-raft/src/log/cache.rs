@@ -172,6 +172,11 @@ impl LogCache {
         self.snapshot.as_ref()
     }
 
+    /// The index behind which the entries begin.
+    pub(crate) fn base(&self) -> u64 {
+        self.base.index
+    }
+
     /// The last index, that of the base if there are no entries.
     pub(crate) fn last(&self) -> u64 {
         self.base.index + self.entries.len() as u64

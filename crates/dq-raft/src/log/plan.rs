@@ -266,6 +266,11 @@ pub fn prune(
 ) -> Plan {
     let unneeded =
         segments.partition_point(|segment| segment.last.saturating_add(trailing) <= snapshot_index);
+    let unneeded = if is_broken(Mutant::KeepOldSegments) {
+        0
+    } else {
+        unneeded
+    };
     let mut ops: Vec<FileOp> = Vec::new();
     // From the beginning: if only some of these removals survive, what is left over is not
     // contiguous with the rest and is forgotten at the next start.

@@ -489,6 +489,11 @@ impl Machine {
         &self.driver
     }
 
+    /// Snapshots that have arrived, and are neither installed nor refused.
+    pub fn arrived(&self) -> impl Iterator<Item = &SnapshotMeta> {
+        self.arrived.iter().map(|(meta, _)| meta)
+    }
+
     /// The databases by name, each in its committed version.
     pub fn databases(&self) -> impl Iterator<Item = (&Bytes, &Version)> {
         let databases = self.databases.iter();

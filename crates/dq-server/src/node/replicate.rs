@@ -126,7 +126,9 @@ impl Machine {
             Effect::Restore(meta) => self.restore(meta, out),
             Effect::Discard(meta) => {
                 self.arrived.retain(|(arrived, _)| *arrived != meta);
-                out.push_back(Output::Discard(Box::new(meta)));
+                if !is_broken(Mutant::ForgetDiscarded) {
+                    out.push_back(Output::Discard(Box::new(meta)));
+                }
             }
             Effect::SnapshotWanted => self.snapshot_wanted = true,
             Effect::EpochBegan(epoch) => {

@@ -1,6 +1,7 @@
 //! Disk work: queued, done in one go at its beginning or its end, reported when its time is over.
 
 use super::*;
+use crate::files;
 
 impl World {
     pub(super) fn disk_time(&mut self, node: usize) -> u64 {
@@ -41,6 +42,7 @@ impl World {
         let Some(mut process) = self.nodes[node].process.take() else {
             return;
         };
+        process.files_changed = true;
         let done = match process.disk_running.take() {
             Some(Running::Ahead(work)) => process.write(work),
             Some(Running::Done(done)) => done,
@@ -126,6 +128,9 @@ impl World {
         if whole && let Some(arrived) = process.arriving.remove(&conn) {
             let index = arrived.meta.index;
             let stored = process.store_snapshot(&self.vfs, arrived);
+            if let Ok((meta, _)) = &stored {
+                process.in_transit.insert(files::name_of(meta));
+            }
             if !process.dir.disk().has_power() {
                 return ControlFlow::Break(Death::Power);
             }

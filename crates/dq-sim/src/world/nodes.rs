@@ -1,7 +1,7 @@
 //! Lives of nodes: boots, turns, what a step puts out, deaths.
 
 use super::*;
-use crate::checks::segments_follow;
+use crate::files;
 
 impl World {
     pub(super) fn boot(&mut self, node: usize) {
@@ -34,7 +34,7 @@ impl World {
         self.trace(|| format!("n{} starts, life {}", node + 1, self.nodes[node].life));
         let driver = process.machine.driver();
         self.checks.started(node, driver);
-        let kept = segments_follow(&self.nodes[node].disk)
+        let kept = files::check(&self.nodes[node].disk, driver, &BTreeSet::new())
             .and_then(|()| self.nodes[node].said.started(driver, process.on_disk()));
         if let Err(why) = kept {
             return self.fail(format!("node {}: {why}", node + 1));
@@ -178,7 +178,22 @@ impl World {
             let later = self.disk_time(node);
             self.after(later, Event::Promise(node, self.nodes[node].life, bound_ms));
         }
+        self.look_at_files(node, process);
         ControlFlow::Continue(())
+    }
+
+    /// Compares the directory of a node whose disk is idle with what the node needs.
+    fn look_at_files(&mut self, node: usize, process: &mut Process) {
+        if process.disk_running.is_some() || !process.files_changed {
+            return;
+        }
+        process.files_changed = false;
+        let arrived = process.machine.arrived().map(files::name_of);
+        let temporary = arrived.chain(process.in_transit.iter().copied()).collect();
+        let driver = process.machine.driver();
+        if let Err(why) = files::check(&self.nodes[node].disk, driver, &temporary) {
+            self.fail(format!("node {}: {why}", node + 1));
+        }
     }
 
     pub(super) fn take_mail(
@@ -207,7 +222,13 @@ impl World {
             Mail::Finished(conn, finished) => Input::Finished(conn, finished),
             Mail::SnapshotWritten(meta, written) => Input::SnapshotWritten(meta, written),
             Mail::SnapshotStored(conn, size) => Input::SnapshotStored(conn, size),
-            Mail::SnapshotReceived(conn, received) => Input::SnapshotReceived(conn, received),
+            Mail::SnapshotReceived(conn, received) => {
+                if let Ok((meta, _)) = &*received {
+                    process.in_transit.remove(&files::name_of(meta));
+                }
+                process.files_changed = true;
+                Input::SnapshotReceived(conn, received)
+            }
             Mail::PeerConnected(peer) => Input::PeerConnected(peer),
             Mail::PeerLost(peer) => Input::PeerLost(peer),
             Mail::LogRead(range, entries) => Input::LogRead(range, entries),
@@ -342,6 +363,7 @@ impl World {
             }
             Output::Discard(meta) => {
                 dq_raft::discard_snapshot(process.dir.disk(), &meta);
+                process.files_changed = true;
                 if !process.dir.disk().has_power() {
                     return ControlFlow::Break(Death::Power);
                 }
