@@ -117,6 +117,8 @@
 
 #![forbid(unsafe_code)]
 
+#[doc(hidden)]
+pub mod c_node;
 pub mod disk;
 mod driver;
 pub mod fs;

@@ -3,8 +3,8 @@
 use dq_wire::{EntryKind, Role};
 
 use super::bench::*;
-use super::c_node::CNode;
 use super::network::*;
+use crate::c_node::{self, CNode};
 use crate::driver::{Driver, Effect, Epoch, Options, ProposeError, RaftRole};
 use crate::log::cache::Trailing;
 use crate::message::*;
@@ -319,7 +319,15 @@ fn the_tail_of_a_c_follower_that_another_leader_left_behind_vanishes_and_counts_
     // The C node holds 3..5 of term 2, which were never committed; we hold 3 of term 1 and lead.
     let mut durable = log(&voters(3), &[1, 2, 2, 2]);
     durable.entries.truncate(5);
-    let mut c = CNode::new(2, &durable, 1000, 1);
+    let options = c_node::Options {
+        id: 2,
+        election_ms: 300,
+        heartbeat_ms: 50,
+        seed: 1,
+        snapshot_threshold: 1000,
+        snapshot_trailing: 1000,
+    };
+    let mut c = CNode::new(options, &durable, 1000);
     let mut bench = Bench::of_three(&[1, 1]);
     bench.receive(3, append(2, (3, 1), 1, &[]));
     bench.durable();
@@ -332,19 +340,19 @@ fn the_tail_of_a_c_follower_that_another_leader_left_behind_vanishes_and_counts_
     for round in 0..20 {
         bench.pass(60);
         for append in bench.appends_to(2) {
-            c.receive(bench.now, 1, Message::AppendEntries(append));
+            c.receive(bench.now, &peer(1), Message::AppendEntries(append));
         }
         let mut effects = Vec::new();
         c.ready(&mut effects);
         for effect in effects {
             match effect {
-                Effect::Persist(persist) => c.durable(persist.id),
+                Effect::Persist(persist) => c.durable(bench.now, persist.id),
                 Effect::Send { message, .. } => bench.receive(2, message),
                 _ => {}
             }
         }
         let committed = bench.driver.commit_index();
-        let same = (1..=committed).all(|i| Some(c.entry(i)) == bench.driver.entry(i).as_ref());
+        let same = (1..=committed).all(|i| c.entry(i) == bench.driver.entry(i).as_ref());
         assert!(
             same,
             "what counts as committed is on the C node, in round {round}"

@@ -2,7 +2,6 @@
 
 mod behind;
 mod bench;
-mod c_node;
 mod change;
 mod cluster;
 mod follower;

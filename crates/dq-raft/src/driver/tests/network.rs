@@ -10,7 +10,7 @@ use bytes::Bytes;
 use dq_wire::raft_rpc::{self, Preamble};
 use dq_wire::{Configuration, EntryKind, Role, Server};
 
-use super::c_node::CNode;
+use crate::c_node::{self, CNode};
 use crate::driver::{Driver, Effect, Options, Proof, RaftRole, ReadMode, ReadOptions, ReadTicket};
 use crate::log::cache::Trailing;
 use crate::message::{Message, PeerId};
@@ -381,9 +381,18 @@ impl Network {
         let node = self.nodes.get_mut(&id).expect("inserted");
         let now = node.local(self.now);
         if node.is_c {
-            node.c = Some(CNode::new(id, &node.disk.durable, now, seed));
-            node.applied = 0;
-            return;
+            let options = c_node::Options {
+                id,
+                election_ms: 300,
+                heartbeat_ms: 50,
+                seed,
+                snapshot_threshold: self.world.snapshot_every,
+                snapshot_trailing: 4,
+            };
+            node.c = Some(CNode::new(options, &node.disk.durable, now));
+            let snapshot = node.disk.durable.snapshot.as_ref();
+            node.applied = snapshot.map_or(0, |meta| meta.index);
+            return self.carry_out(id);
         }
         let options = Options {
             seed,
@@ -469,15 +478,38 @@ impl Network {
         self.nodes.keys().filter(leads).max_by_key(term).copied()
     }
 
+    /// Who leads in the highest term, of whatever kind.
+    fn any_leader(&self) -> Option<u64> {
+        let ours = self.leader().map(|id| (self.driver(id).term(), id));
+        let leads = |c: &&CNode| c.role == RaftRole::Leader;
+        let c = |(id, node): (&u64, &Node)| node.c.as_ref().filter(leads).map(|c| (c.term, *id));
+        let (_, leader) = self.nodes.iter().filter_map(c).chain(ours).max()?;
+        Some(leader)
+    }
+
+    /// The servers that get entries, as the leader sees it.
+    pub(crate) fn members(&self) -> Vec<u64> {
+        let Some(leader) = self.any_leader() else {
+            return Vec::new();
+        };
+        let configuration = match &self.nodes[&leader].c {
+            Some(c) => c.configuration(),
+            None => self.driver(leader).configuration(),
+        };
+        let servers = configuration.servers.iter();
+        servers
+            .filter(|server| server.role != Role::Spare)
+            .map(|server| server.id)
+            .collect()
+    }
+
     /// Proposes at the node that leads in the highest term. Returns the entry's index.
     pub(crate) fn propose(&mut self, number: u64) -> Option<u64> {
-        let ours = self.leader().map(|id| (self.driver(id).term(), id));
-        let leads = |c: &CNode| c.role == RaftRole::Leader;
-        let c =
-            |(id, node): (&u64, &Node)| node.c.as_ref().filter(|c| leads(c)).map(|c| (c.term, *id));
-        let (_, leader) = self.nodes.iter().filter_map(c).chain(ours).max()?;
-        if let Some(c) = self.nodes.get_mut(&leader).and_then(|node| node.c.as_mut()) {
-            let index = c.propose(number);
+        let leader = self.any_leader()?;
+        let node = self.nodes.get_mut(&leader).expect("listed");
+        let now = node.local(self.now);
+        if let Some(c) = &mut node.c {
+            let index = c.propose(now, command(number).to_bytes());
             self.carry_out(leader);
             return index;
         }
@@ -592,7 +624,7 @@ impl Network {
         let node = self.nodes.get_mut(&id).expect("inserted");
         let now = node.local(self.now);
         match &mut node.c {
-            Some(c) => c.receive(now, from, message),
+            Some(c) => c.receive(now, &peer(from), message),
             None => {
                 let driver = node.driver.as_mut().expect("is up");
                 let result = driver.receive(now, &peer(from), message);
@@ -604,8 +636,9 @@ impl Network {
 
     fn durable(&mut self, id: u64, persist: u64) {
         let node = self.nodes.get_mut(&id).expect("inserted");
+        let now = node.local(self.now);
         match &mut node.c {
-            Some(c) => c.durable(persist),
+            Some(c) => c.durable(now, persist),
             None => node.driver.as_mut().expect("is up").durable(persist),
         }
         self.carry_out(id);
@@ -618,6 +651,7 @@ impl Network {
             (Some(driver), _) => driver.ready(&mut effects),
             (None, Some(c)) => {
                 c.ready(&mut effects);
+                assert_eq!(c.unavailable(), None, "no C node is made to shut down");
                 // C dqlite writes term and vote while it waits.
                 (node.disk.durable.term, node.disk.durable.vote) = (c.term, c.vote);
             }
@@ -690,8 +724,20 @@ impl Network {
                 }
             }
         }
+        self.snapshot_of_c(id);
         self.schedule_disk(id);
         self.finish_reads(id);
+    }
+
+    /// Takes the snapshot that a C node wants, at once.
+    fn snapshot_of_c(&mut self, id: u64) {
+        let node = self.nodes.get_mut(&id).expect("inserted");
+        let Some(c) = node.c.as_mut() else { return };
+        if let Some(meta) = c.begin_snapshot() {
+            node.disk.durable.snapshot = Some(meta.clone());
+            c.snapshot_ended(meta, true);
+            self.carry_out(id);
+        }
     }
 
     /// A read arrives at every node that believes to lead.
