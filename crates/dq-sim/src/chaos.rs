@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use dq_raft::RaftRole;
 use dq_raft::disk::Operation;
 use dq_raft::sim_disk::{Aim, Fault as DiskFault, Loss};
 
@@ -53,14 +54,40 @@ impl World {
 
     fn leader(&self) -> Option<usize> {
         self.nodes.iter().position(|slot| {
-            slot.process
-                .as_ref()
-                .is_some_and(|process| process.machine.driver().epoch().is_some())
+            let c = slot.c.as_ref().map(|c| c.node.role == RaftRole::Leader);
+            let ours = slot.process.as_ref();
+            let ours = ours.map(|process| process.machine.driver().epoch().is_some());
+            c.or(ours) == Some(true)
         })
     }
 
+    /// What a fault of a disk is for C dqlite's; none for other faults.
+    fn inject_into_c(&mut self, fault: Fault, node: usize) -> Option<bool> {
+        let cut_in = self.rng.below(4);
+        let disk = &mut self.nodes[node].c_disk;
+        match fault {
+            Fault::PowerCutInWrite
+            | Fault::PowerCutAt
+            | Fault::PowerCutAtRemoval
+            | Fault::DieInSyncThenPowerCut => disk.cut_in = Some(cut_in),
+            Fault::DiskError | Fault::DieInWriteThenPowerCut => disk.fails = true,
+            Fault::DiskFull => {
+                disk.full = true;
+                let later = self.a_while();
+                self.after(later, Event::Relief(Relief::Space(node)));
+            }
+            _ => return None,
+        }
+        Some(true)
+    }
+
     fn inject(&mut self, fault: Fault, node: usize) -> bool {
-        let runs = self.nodes[node].process.is_some();
+        if self.nodes[node].is_c
+            && let Some(done) = self.inject_into_c(fault, node)
+        {
+            return done;
+        }
+        let runs = self.nodes[node].runs();
         let leader = self.leader();
         match fault {
             Fault::Kill if runs => self.die(node, Death::Kill),
@@ -98,7 +125,7 @@ impl World {
             }
             Fault::PowerCutAll => {
                 for node in 0..self.nodes.len() {
-                    if self.nodes[node].process.is_some() {
+                    if self.nodes[node].runs() {
                         self.die(node, Death::Power);
                     }
                 }
@@ -217,7 +244,8 @@ impl World {
             slot.hurries = false;
             slot.disk.set_space(None);
             slot.disk.clear_faults();
-            if slot.process.is_none() {
+            (slot.c_disk.full, slot.c_disk.fails, slot.c_disk.cut_in) = (false, false, None);
+            if !slot.runs() {
                 self.boot_in(node, MS);
             }
             self.schedule_turn(node);

@@ -9,12 +9,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use dq_raft::{Driver, EntryKind, Message, RaftRole, Usage};
+use bytes::Bytes;
+use dq_raft::{Driver, EntryKind, LogEntry, Message, RaftRole, Usage};
 use dq_server::node::Machine;
 use dq_vfs::{Version, Vfs};
 use dq_wire::Configuration;
 use dq_wire::command::Command;
 
+use crate::c_node::CProcess;
 use crate::rng::hash;
 
 /// What was seen so far.
@@ -108,19 +110,56 @@ impl Checks {
         self.look_at_term(node, driver)?;
         self.look_at_memory(machine)?;
         if let Some(epoch) = driver.epoch() {
-            let leader = *self.leaders.entry(epoch.term).or_insert(node);
-            if leader != node {
-                return Err(format!(
-                    "leads term {}, which node {} has led",
-                    epoch.term,
-                    leader + 1
-                ));
-            }
+            self.leads(node, epoch.term)?;
         }
-        let (looked, applied) = self.looked.get(&node).copied().unwrap_or_default();
-        let commit = driver.commit_index();
-        for index in looked + 1..=commit {
-            let Some(entry) = driver.entry(index) else {
+        let (commit, applied) = (driver.commit_index(), driver.applied_index());
+        self.look_at_entries(node, commit, |index| driver.entry(index))?;
+        self.look_at_databases(node, applied, || summary(machine.databases()))
+    }
+
+    /// A node of C dqlite begins a new life.
+    pub(crate) fn c_started(&mut self, node: usize, term: u64) {
+        self.looked.remove(&node);
+        self.stood.insert(term);
+    }
+
+    /// Looks at a node of C dqlite after a step.
+    pub(crate) fn c_look(&mut self, node: usize, process: &CProcess) -> Result<(), String> {
+        let c = &process.node;
+        if c.role == RaftRole::Leader {
+            // Alone it asks nobody.
+            self.stood.insert(c.term);
+            self.leads(node, c.term)?;
+        }
+        if !self.stood.contains(&c.term) {
+            return Err(format!("is in term {}, for which nobody has stood", c.term));
+        }
+        self.look_at_entries(node, c.commit(), |index| c.entry(index).cloned())?;
+        self.look_at_databases(node, c.applied(), || summary(process.databases.iter()))
+    }
+
+    fn leads(&mut self, node: usize, term: u64) -> Result<(), String> {
+        match *self.leaders.entry(term).or_insert(node) {
+            leader if leader == node => Ok(()),
+            leader => Err(format!(
+                "leads term {term}, which node {} has led",
+                leader + 1
+            )),
+        }
+    }
+
+    /// Whether what it knows to be committed is what the others know.
+    fn look_at_entries(
+        &mut self,
+        node: usize,
+        commit: u64,
+        entry: impl Fn(u64) -> Option<LogEntry>,
+    ) -> Result<(), String> {
+        let (looked, _) = self.looked.entry(node).or_default();
+        let from = *looked + 1;
+        *looked = commit.max(*looked);
+        for index in from..=commit {
+            let Some(entry) = entry(index) else {
                 continue;
             };
             let bytes = entry.payload.to_bytes();
@@ -136,13 +175,23 @@ impl Checks {
                 ));
             }
         }
-        let now = driver.applied_index();
-        if now < applied {
-            return Err(format!("applied went back from {applied} to {now}"));
+        Ok(())
+    }
+
+    /// Whether its databases are those of whoever has applied as much.
+    fn look_at_databases(
+        &mut self,
+        node: usize,
+        now: u64,
+        summary: impl FnOnce() -> (u64, String),
+    ) -> Result<(), String> {
+        let (_, applied) = self.looked.entry(node).or_default();
+        let before = std::mem::replace(applied, now);
+        if now < before {
+            return Err(format!("applied went back from {before} to {now}"));
         }
-        self.looked.insert(node, (commit.max(looked), now));
-        if now > applied {
-            let (sum, text) = summary(machine);
+        if now > before {
+            let (sum, text) = summary();
             if let Some((known, before)) = self.applied.get(&now) {
                 self.compared += 1;
                 if *known != sum {
@@ -158,12 +207,15 @@ impl Checks {
     }
 
     /// Compares all databases byte by byte and lets SQLite look at them.
-    pub(crate) fn compare_pages(machines: &[&Machine], vfs: &Arc<Vfs>) -> Result<(), String> {
-        let Some(first) = machines.first() else {
+    pub(crate) fn compare_pages(
+        nodes: &[Vec<(&Bytes, &Version)>],
+        vfs: &Arc<Vfs>,
+    ) -> Result<(), String> {
+        let Some(first) = nodes.first() else {
             return Err("no node runs".to_owned());
         };
-        let contents = |machine: &Machine| -> BTreeMap<Vec<u8>, Vec<Vec<u8>>> {
-            filled(machine)
+        let contents = |node: &[(&Bytes, &Version)]| -> BTreeMap<Vec<u8>, Vec<Vec<u8>>> {
+            filled(node.iter().copied())
                 .map(|(name, version)| {
                     let pages = version.pages().map(|page| page.bytes().to_vec());
                     (name.to_vec(), pages.collect())
@@ -171,12 +223,12 @@ impl Checks {
                 .collect()
         };
         let expected = contents(first);
-        for machine in machines {
-            if contents(machine) != expected {
+        for node in nodes {
+            if contents(node) != expected {
                 return Err("the nodes' databases differ at the end".to_owned());
             }
         }
-        for (name, version) in filled(first) {
+        for (name, version) in filled(first.iter().copied()) {
             version
                 .quick_check(vfs)
                 .map_err(|error| format!("database {name:?} is damaged: {error}"))?;
@@ -203,16 +255,16 @@ fn ends_with_database(index: u64, bytes: &[u8]) -> Result<(), String> {
 }
 
 /// The databases that hold anything: an empty one comes and goes by being opened.
-fn filled(machine: &Machine) -> impl Iterator<Item = (&bytes::Bytes, &Version)> {
-    machine
-        .databases()
-        .filter(|(_, version)| version.page_count() > 1)
+fn filled<'a>(
+    databases: impl Iterator<Item = (&'a Bytes, &'a Version)>,
+) -> impl Iterator<Item = (&'a Bytes, &'a Version)> {
+    databases.filter(|(_, version)| version.page_count() > 1)
 }
 
-fn summary(machine: &Machine) -> (u64, String) {
+fn summary<'a>(databases: impl Iterator<Item = (&'a Bytes, &'a Version)>) -> (u64, String) {
     let mut sum = 0;
     let mut text = String::new();
-    for (name, version) in filled(machine) {
+    for (name, version) in filled(databases) {
         sum = hash(sum, name);
         sum = hash(sum, &version.fingerprint().to_le_bytes());
         sum = hash(sum, &version.page_count().to_le_bytes());

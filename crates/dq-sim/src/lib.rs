@@ -15,11 +15,15 @@
 //! What is checked: [`said`] at every message and every start, [`checks`] after every step of a node, [`files`] whenever its disk is idle,
 //! [`history`] at the end. With the feature `mutants` rules can be broken, to see that this is noticed.
 //!
-//! What it leaves out: threads and sockets (the real shell has tests of its own), nodes of another
-//! kind (but for answers as they give them), files that decay.
+//! Some of the nodes are C dqlite's, which vote, follow and lead with clusters of ours: [`c_node`] is the
+//! model of one, written after what it does. They lead only for a while, and execute no SQL.
+//!
+//! What it leaves out: threads and sockets (the real shell has tests of its own), files that decay, and
+//! what C dqlite does wrong to itself, whoever is with it.
 
 #![forbid(unsafe_code)]
 
+mod c_node;
 mod chaos;
 mod checks;
 mod client;

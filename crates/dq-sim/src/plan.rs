@@ -58,8 +58,8 @@ pub struct Plan {
     pub alone: bool,
     /// Only the first node votes, the others stand by.
     pub standbys: bool,
-    /// Nodes, by number from 1, that answer a leader and a candidate as C dqlite would.
-    pub answer_like_c: Vec<usize>,
+    /// Nodes, by number from 1, that are C dqlite's. The first one is not.
+    pub c_nodes: Vec<usize>,
     /// Nodes come back with other timeouts.
     pub retuned: bool,
     /// How many faults of a thousand hit the leader, if there is one.
@@ -249,7 +249,7 @@ impl Plan {
             churn: shape < 250,
             alone: (250..350).contains(&shape),
             standbys: (350..430).contains(&shape),
-            answer_like_c: (2..=nodes).filter(|_| rng.chance(200)).collect(),
+            c_nodes: (2..=nodes).filter(|_| rng.chance(200)).collect(),
             retuned: election_ms >= 1000 && rng.chance(300),
             at_leader: rng.pick(&[0, 500, 800]),
             chaos,

@@ -35,7 +35,7 @@ fn busy(plan: &mut Plan) {
     plan.churn = false;
     plan.alone = false;
     plan.standbys = false;
-    plan.answer_like_c = Vec::new();
+    plan.c_nodes = Vec::new();
     plan.retuned = false;
     plan.at_leader = 600;
     plan.chaos = 5000 * MS;
@@ -150,16 +150,19 @@ found! {
         plan.faults = vec![Fault::Transfer];
     };
     an_append_that_stops_short: AppendStopsShort within 10, |plan| {
+        plan.c_nodes = vec![2];
         plan.faults = vec![Fault::Isolate, Fault::Kill];
     };
     an_append_that_commits_beyond_its_end: CommitBeyondEnd within 10, |plan| {
+        plan.c_nodes = vec![3];
         plan.faults = vec![Fault::Isolate, Fault::Kill];
     };
     a_heartbeat_anywhere: HeartbeatAnywhere within 10, |plan| {
+        plan.c_nodes = vec![2, 3];
         plan.faults = vec![Fault::Isolate, Fault::Kill];
     };
     an_echoed_term_taken_for_a_real_one: AdoptEchoedTerm within 10, |plan| {
-        plan.answer_like_c = vec![2, 3];
+        plan.c_nodes = vec![2, 3];
         plan.faults = vec![Fault::Isolate, Fault::Kill];
     };
     a_configuration_that_was_cut_off: KeepCutConfiguration within 40, |plan| {

@@ -82,13 +82,11 @@ impl CNode {
     }
 
     pub(super) fn write(&mut self, first: u64, ops: Vec<DiskOp>, asked: Option<(u64, u64)>) {
-        let last = self.log.last();
         let persist = self.persist(ops);
         self.writes.push_back(Write {
             persist,
             first,
-            last,
-            kept: last,
+            kept: self.log.last(),
             term: self.term,
             asked,
         });
@@ -149,7 +147,8 @@ impl CNode {
         }
     }
 
-    /// Disk work has failed, and all entries are lost that were behind it.
+    /// Disk work has failed, and all entries are lost that were behind it. If it was to install a snapshot,
+    /// this node's life has to end.
     pub fn write_failed(&mut self, now: u64, persist: u64) {
         self.now = now;
         while let Some(position) = self.writes.iter().position(|w| w.persist >= persist) {
@@ -171,11 +170,9 @@ impl CNode {
             .as_ref()
             .is_some_and(|i| i.persist >= persist)
             && let Some(installing) = self.installing.take()
+            && installing.term == self.term
         {
-            if installing.term == self.term {
-                self.answer_leader(installing.meta.index);
-            }
-            self.shut_down("a snapshot was not installed".to_owned());
+            self.answer_leader(installing.meta.index);
         }
     }
 

@@ -336,8 +336,14 @@ impl CNode {
         match self.configuration.server(server.id).map(|s| s.role) {
             Some(Role::Voter) => return false,
             Some(_) => {
-                self.promotee = Some((server.id, self.log.last()));
-                self.replicate(server.id);
+                let last = self.log.last();
+                let progress = self.progress.get(&server.id);
+                if progress.is_some_and(|progress| progress.matched == last) {
+                    self.promote_now(server.id);
+                } else {
+                    self.promotee = Some((server.id, last));
+                    self.replicate(server.id);
+                }
             }
             None => {
                 self.configuration.servers.push(Server {

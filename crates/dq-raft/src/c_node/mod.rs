@@ -68,8 +68,7 @@ const INSTALL_MS: u64 = 30_000;
 struct Write {
     persist: u64,
     first: u64,
-    last: u64,
-    /// What is behind this was cut off meanwhile.
+    /// Its last entry, or the last one that was not cut off meanwhile.
     kept: u64,
     term: u64,
     /// The position and the commit index of the append that brought them; nothing if this node made them.

@@ -39,6 +39,9 @@ impl World {
         if self.nodes[node].life != life {
             return;
         }
+        if self.nodes[node].is_c {
+            return self.c_disk_done(node);
+        }
         let Some(mut process) = self.nodes[node].process.take() else {
             return;
         };

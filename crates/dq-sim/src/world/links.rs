@@ -1,6 +1,7 @@
 //! Bytes under way: delays, cuts, ends.
 
 use super::*;
+use crate::c_node::CMail;
 
 impl World {
     pub(super) fn node_at(&self, address: &str) -> Option<usize> {
@@ -10,7 +11,7 @@ impl World {
     }
 
     pub(super) fn is_reachable(&self, from: Site, to: usize) -> bool {
-        self.nodes[to].process.is_some() && self.net.reaches(from, to) && self.net.reaches(to, from)
+        self.nodes[to].runs() && self.net.reaches(from, to) && self.net.reaches(to, from)
     }
 
     pub(super) fn delay(&mut self) -> u64 {
@@ -113,8 +114,11 @@ impl World {
         };
         match link.ends[end] {
             End::Accepted { node, life, conn } => {
-                if self.nodes[node].life != life || self.nodes[node].process.is_none() {
+                if self.nodes[node].life != life || !self.nodes[node].runs() {
                     return self.after(0, Event::Broken(id, 1 - end));
+                }
+                if self.nodes[node].is_c {
+                    return self.c_arrive(node, id, end, conn, item);
                 }
                 let mail = match item {
                     Item::Open => {
@@ -177,6 +181,7 @@ impl World {
             End::Accepted { node, life, conn } => {
                 if self.nodes[node].life == life && conn != 0 {
                     self.post(node, Mail::Closed(conn));
+                    self.c_post(node, CMail::Closed(conn));
                 }
             }
             End::Outbound { node, life, peer } => {
@@ -189,6 +194,8 @@ impl World {
                 {
                     known.state = PeerState::Idle(local);
                     self.post(node, Mail::PeerLost(peer));
+                } else if slot.life == life {
+                    self.c_broken(node, peer, id);
                 }
             }
             End::Client(client) => self.tell(client, id, Incoming::Broken),

@@ -13,6 +13,8 @@
 //! After every step of a node the [`Checks`] look at it. Faults are the business of
 //! [`crate::chaos`].
 
+mod c_nodes;
+mod c_streams;
 mod clients;
 mod disks;
 mod links;
@@ -38,6 +40,7 @@ use dq_server::{peers, promise};
 use dq_vfs::{Version, Vfs};
 use dq_wire::{PROTOCOL_V1, Request};
 
+use crate::c_node::{CDisk, CProcess, Databases};
 use crate::checks::Checks;
 use crate::client::{Client, Command, Incoming, Phase, Port, Shared};
 use crate::history::History;
@@ -73,6 +76,10 @@ pub(crate) enum Event {
     Promise(usize, u64, u64),
     /// A snapshot is written.
     Snapshot(usize, u64, Box<SnapshotMeta>, Vec<(Bytes, Version)>),
+    /// A node of C dqlite has written a snapshot.
+    CSnapshot(usize, u64, Box<SnapshotMeta>, Databases),
+    /// It has read one back, to send it.
+    CSendSnapshot(usize, u64, u64, String, u64),
     /// A snapshot is sent.
     SendSnapshot(usize, u64, u64, String, u64, Box<SnapshotMeta>),
     /// A link delivers on one of its lanes.
@@ -122,6 +129,12 @@ pub(crate) struct Slot {
     pub(crate) us: Identity,
     pub(crate) disk: SimDisk,
     pub(crate) process: Option<Process>,
+    /// A node of C dqlite lives here.
+    pub(crate) is_c: bool,
+    /// Its disk.
+    pub(crate) c_disk: CDisk,
+    /// Its present life.
+    pub(crate) c: Option<CProcess>,
     pub(crate) life: u64,
     pub(crate) clock: Clock,
     turn_at: Option<u64>,
@@ -164,8 +177,6 @@ pub(crate) struct World {
     /// Hash of all that happened.
     pub(crate) hash: u64,
     phase_since: u64,
-    /// Terms of the pre-votes that nodes have asked for, by who asked whom.
-    asked: BTreeMap<(usize, u64), u64>,
     /// Clients that have to get answers once all is well: the first so many.
     workers: usize,
     pub(crate) failures: Vec<String>,
@@ -185,6 +196,9 @@ impl World {
                 },
                 disk: SimDisk::new(),
                 process: None,
+                is_c: plan.c_nodes.contains(&(i + 1)),
+                c_disk: CDisk::default(),
+                c: None,
                 life: 0,
                 clock: Clock::new(rng.below(1000 * SECOND), 1_000_000 + skew - plan.skew),
                 turn_at: None,
@@ -226,7 +240,6 @@ impl World {
             verbose,
             hash: seed,
             phase_since: 0,
-            asked: BTreeMap::new(),
             workers: 0,
             failures: Vec::new(),
         };
@@ -306,6 +319,16 @@ impl World {
             Event::Snapshot(node, life, meta, databases) => {
                 self.snapshot_due(node, life, meta, databases);
             }
+            Event::CSnapshot(node, life, meta, databases) => {
+                if self.nodes[node].life == life {
+                    self.c_snapshot_due(node, *meta, databases);
+                }
+            }
+            Event::CSendSnapshot(node, life, to, address, term) => {
+                if self.nodes[node].life == life {
+                    self.c_send_snapshot(node, to, &address, term);
+                }
+            }
             Event::SendSnapshot(node, life, to, address, term, meta) => {
                 self.send_snapshot(node, life, to, &address, term, *meta);
             }
@@ -325,10 +348,13 @@ impl World {
                 self.trace(|| "a cut is mended".to_owned());
                 self.net.mend(cut);
             }
-            Event::Relief(Relief::Space(node)) => self.nodes[node].disk.set_space(None),
+            Event::Relief(Relief::Space(node)) => {
+                self.nodes[node].disk.set_space(None);
+                self.nodes[node].c_disk.full = false;
+            }
             Event::Relief(Relief::Power(node)) => {
                 let chaos = self.shared.borrow().phase == Phase::Chaos;
-                if chaos && self.nodes[node].process.is_some() {
+                if chaos && self.nodes[node].runs() {
                     self.die(node, Death::Blackout);
                 }
             }

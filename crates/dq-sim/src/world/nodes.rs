@@ -3,20 +3,30 @@
 use super::*;
 use crate::files;
 
+impl Slot {
+    fn begin_life(&mut self) {
+        self.life += 1;
+        self.dies_in = None;
+        self.turn_at = None;
+    }
+}
+
 impl World {
     pub(super) fn boot(&mut self, node: usize) {
         self.nodes[node].booting = false;
-        if self.nodes[node].process.is_some() {
+        if self.nodes[node].runs() {
             return;
+        }
+        if self.nodes[node].is_c {
+            self.nodes[node].begin_life();
+            return self.c_boot(node);
         }
         let divisor = match self.plan.retuned {
             true => self.rng.pick(&[1, 1, 4, 10]),
             false => 1,
         };
         let slot = &mut self.nodes[node];
-        slot.life += 1;
-        slot.dies_in = None;
-        slot.turn_at = None;
+        slot.begin_life();
         let booted = Process::boot(
             &slot.us, &self.plan, divisor, self.seed, &slot.disk, &self.vfs,
         );
@@ -60,6 +70,9 @@ impl World {
         if let Some(process) = slot.process.take() {
             // What still runs on behalf of a dead process writes nothing any more.
             drop(process);
+        }
+        if slot.c.take().is_some() {
+            slot.c_disk.crash(&mut self.rng);
         }
         let life = slot.life;
         slot.life += 1;
@@ -132,11 +145,14 @@ impl World {
 
     pub(crate) fn schedule_turn(&mut self, node: usize) {
         let slot = &mut self.nodes[node];
-        let Some(process) = &slot.process else { return };
-        let due = if process.mail.is_empty() {
-            slot.clock.time_of(process.machine.deadline())
-        } else {
-            self.now + TURN
+        let (idle, deadline) = match (&slot.process, &slot.c) {
+            (Some(process), _) => (process.mail.is_empty(), process.machine.deadline()),
+            (None, Some(c)) => (c.mail.is_empty(), c.node.deadline()),
+            (None, None) => return,
+        };
+        let due = match idle {
+            true => slot.clock.time_of(deadline),
+            false => self.now + TURN,
         };
         let due = due.max(self.now).max(slot.paused_until);
         if slot.turn_at.is_none_or(|at| at > due) {
@@ -153,6 +169,9 @@ impl World {
         slot.turn_at = None;
         if slot.paused_until > self.now {
             return self.schedule_turn(node);
+        }
+        if slot.is_c {
+            return self.c_turn(node);
         }
         let Some(mut process) = slot.process.take() else {
             return;

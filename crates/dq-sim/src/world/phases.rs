@@ -64,12 +64,7 @@ impl World {
                 if self.shared.borrow().verified && self.is_settled() {
                     self.finish();
                 } else if age > self.grace() {
-                    let states: Vec<String> = self
-                        .nodes
-                        .iter()
-                        .filter_map(|slot| slot.process.as_ref())
-                        .map(|process| format!("{:?}", process.machine.status()))
-                        .collect();
+                    let states: Vec<String> = self.nodes.iter().map(Slot::state).collect();
                     let verified = self.shared.borrow().verified;
                     self.fail(format!(
                         "the nodes do not come together, verified {verified}: {}",
@@ -83,24 +78,20 @@ impl World {
 
     /// Whether all nodes have applied the same, and that is all there is.
     pub(super) fn is_settled(&self) -> bool {
-        let mut states = self.nodes.iter().map(|slot| {
-            let status = slot.process.as_ref()?.machine.status();
-            (status.applied_index == status.last_index).then_some(status.applied_index)
-        });
+        let mut states = self.nodes.iter().map(Slot::settled_at);
         let first = states.next().flatten();
         first.is_some() && states.all(|state| state == first)
     }
 
     pub(super) fn finish(&mut self) {
         self.enter(Phase::Done);
-        let machines: Vec<_> = self
-            .nodes
-            .iter()
-            .filter_map(|slot| slot.process.as_ref())
-            .map(|process| &process.machine)
-            .collect();
-        let pages = Checks::compare_pages(&machines, &self.vfs);
-        drop(machines);
+        let ours = self.nodes.iter().filter_map(|slot| slot.process.as_ref());
+        let ours = ours.map(|process| process.machine.databases().collect());
+        let c = self.nodes.iter().filter_map(|slot| slot.c.as_ref());
+        let c = c.map(|process| process.databases.iter().collect());
+        let all: Vec<Vec<(&Bytes, &Version)>> = ours.chain(c).collect();
+        let pages = Checks::compare_pages(&all, &self.vfs);
+        drop(all);
         if let Err(why) = pages {
             self.fail(why);
         }

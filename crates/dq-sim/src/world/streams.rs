@@ -21,15 +21,6 @@ impl World {
             self.fail(format!("node {}: {why}", node + 1));
         }
         self.checks.sent(&message);
-        if let Message::RequestVote(vote) = &message
-            && vote.pre_vote
-        {
-            self.asked.insert((node, to), vote.term);
-        }
-        let message = match self.plan.answer_like_c.contains(&(node + 1)) {
-            true => self.like_c(node, process, to, message),
-            false => message,
-        };
         if let Message::InstallSnapshot { term, meta } = message {
             let later = self.delay();
             let event =
@@ -66,32 +57,6 @@ impl World {
         self.dial_if_due(node, process, to);
     }
 
-    /// The answer as a C dqlite follower would give it: no marks; its last stored index (which a
-    /// truncation lowers at once), whatever the question reached; and refusals of pre-votes that echo
-    /// the term asked for.
-    fn like_c(&self, node: usize, process: &Process, to: u64, message: Message) -> Message {
-        match message {
-            Message::AppendEntriesResult(mut m) => {
-                m.echo = None;
-                if m.term == process.machine.driver().term() {
-                    m.last_index = process.on_disk().certain;
-                }
-                Message::AppendEntriesResult(m)
-            }
-            Message::RequestVoteResult(mut m) => {
-                m.own_term = false;
-                if m.pre_vote == Some(true)
-                    && !m.granted
-                    && let Some(term) = self.asked.get(&(to as usize - 1, node as u64 + 1))
-                {
-                    m.term = *term;
-                }
-                Message::RequestVoteResult(m)
-            }
-            other => other,
-        }
-    }
-
     pub(super) fn dial_if_due(&mut self, node: usize, process: &mut Process, to: u64) {
         let life = self.nodes[node].life;
         let local = self.nodes[node].clock.millis(self.now);
@@ -120,6 +85,9 @@ impl World {
     }
 
     pub(super) fn redial(&mut self, node: usize) {
+        if self.nodes[node].is_c {
+            return self.c_redial(node);
+        }
         let Some(mut process) = self.nodes[node].process.take() else {
             return;
         };
@@ -133,6 +101,9 @@ impl World {
     pub(super) fn dialled(&mut self, node: usize, life: u64, to: u64, attempt: u64) {
         if self.nodes[node].life != life {
             return;
+        }
+        if self.nodes[node].is_c {
+            return self.c_dialled(node, to, attempt);
         }
         let Some(mut process) = self.nodes[node].process.take() else {
             return;
@@ -208,7 +179,7 @@ impl World {
 }
 
 /// What a node says first on a stream that it opens.
-fn introduction(us: &Identity) -> Bytes {
+pub(super) fn introduction(us: &Identity) -> Bytes {
     let mut bytes = PROTOCOL_V1.to_le_bytes().to_vec();
     Request::Connect {
         id: us.id,
@@ -225,7 +196,7 @@ fn read_snapshot(disk: &SimDisk, meta: &SnapshotMeta) -> Option<Vec<u8>> {
     Some(data)
 }
 
-fn brief(message: &Message) -> String {
+pub(super) fn brief(message: &Message) -> String {
     match message {
         Message::AppendEntries(m) => format!(
             "append t{} prev {}/{} commit {} entries {} seq {}",
