@@ -18,8 +18,9 @@
 //! - A failed write is answered with the position behind the append's, and its entries are forgotten.
 //!
 //! Left out is what C dqlite does wrong to itself, for then no cluster with it in it is safe whatever the
-//! others do. A sole voter elects itself anew in its old term, and begins it without an entry. A node that
-//! hands over votes twice in a term. One that cuts off a change whose predecessor it does not know to be
+//! others do. A sole voter elects itself anew in its old term, and begins it without an entry. A server that
+//! has not stored yet that it is the second voter does not vote, so that a leader which has seen nothing of
+//! it since is never elected again. A node that hands over votes twice in a term. One that cuts off a change whose predecessor it does not know to be
 //! committed goes two changes back. A snapshot is acknowledged when entries that cover it are in memory
 //! only, and entries that were cut off and came back twice are counted twice. A failed installation leaves
 //! the log in memory ahead of the disk: here it ends the node. And this model applies only what is on its

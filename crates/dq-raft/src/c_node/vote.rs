@@ -89,7 +89,8 @@ impl CNode {
         let free = request.pre_vote || self.vote == 0 || self.vote == request.candidate;
         let ours = (self.log.last_term(), self.log.last());
         let theirs = (request.last_term, request.last_index);
-        self.is_voter() && free && (self.log.last() == 0 || theirs >= ours)
+        let may = self.is_voter() || self.voters() <= 1;
+        may && free && (self.log.last() == 0 || theirs >= ours)
     }
 
     pub(super) fn vote_received(&mut self, from: u64, result: RequestVoteResult) {
