@@ -8,14 +8,18 @@
 //! ```
 
 use std::collections::BTreeSet;
+use std::io::{self, Read};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use compat_tests::directory;
 use compat_tests::faults::checked::{in_networks, under_faults};
 use compat_tests::faults::wire::Rule;
 use compat_tests::faults::{self, Bed};
-use compat_tests::servers::Kind;
-use dq_client::Pool;
+use compat_tests::servers::{Kind, Options, Server};
+use dq_client::{Cluster, Config, MemStore, Pool, Role};
+use dq_wire::raft_rpc::{Message, MessageKind, Preamble};
 
 const C: Kind = Kind::C;
 const OURS: Kind = Kind::Ours;
@@ -212,4 +216,78 @@ fn unacknowledged_writes_of_a_leader_of_c_vanish_and_nothing_else_does() {
 #[test]
 fn unacknowledged_writes_of_a_leader_of_ours_vanish_and_nothing_else_does() {
     a_tail_gives_way(OURS, C);
+}
+
+/// C dqlite 1.11.1 ends if it gets a message of a kind that only ours understand: whoever takes the place of a
+/// node of ours gets none, as long as nothing shows that it is one as well.
+#[test]
+fn who_comes_in_place_of_a_node_of_ours_gets_nothing_that_only_ours_understand() {
+    if !OURS.available_or_skip() {
+        return;
+    }
+    let mut servers: Vec<Server> = (1..=3)
+        .map(|id| {
+            let options = Options {
+                id,
+                latency_ms: Some(20),
+                ..Options::default()
+            };
+            Server::start(OURS, options).expect("the server starts")
+        })
+        .collect();
+    let first = servers[0].address().to_owned();
+    servers[0].wait_leader(&first).expect("the first one leads");
+    let cluster = Cluster::new(Config::new(), MemStore::new([&first]));
+    for server in &servers[1..] {
+        cluster
+            .add(server.id(), server.address(), Role::Voter)
+            .expect("it becomes a voter");
+    }
+    let pool = faults::connect(&faults::impatient(), &[first], "kinds");
+    until_done(&pool, "CREATE TABLE t (id INTEGER PRIMARY KEY)");
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Reads are what the leader asks its followers for.
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let _ = pool.query("SELECT id FROM t", (), |row| row.get::<i64>(0));
+            }
+        });
+        servers[2].kill().expect("it can be killed");
+        let place = TcpListener::bind(servers[2].address()).expect("the address is free");
+        // Only the leader sends without being asked.
+        let (stream, _) = place.accept().expect("the leader comes back");
+        let numbers = numbers_of_appends(stream, 20);
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(numbers.expect("it sends appends"), [0; 20]);
+    });
+}
+
+/// The numbers in the first messages with entries or without that arrive on a stream to a node.
+fn numbers_of_appends(mut stream: TcpStream, count: usize) -> io::Result<Vec<u32>> {
+    // The protocol, and CONNECT, whose header begins with its size in words.
+    let mut start = [0; 16];
+    stream.read_exact(&mut start)?;
+    let words = u32::from_le_bytes([start[8], start[9], start[10], start[11]]);
+    let mut take = |size: u64| {
+        let mut bytes = Vec::new();
+        let taken = (&mut stream).take(size).read_to_end(&mut bytes)?;
+        match taken as u64 == size {
+            true => Ok(bytes),
+            false => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+        }
+    };
+    take(u64::from(words) * 8)?;
+    let mut numbers = Vec::new();
+    while numbers.len() < count {
+        let preamble = take(Preamble::SIZE as u64)?;
+        let preamble = Preamble::decode(&preamble).map_err(io::Error::other)?;
+        let header = take(u64::from(preamble.header_size))?;
+        let message = Message::decode(preamble.kind, &header).map_err(io::Error::other)?;
+        take(message.payload_size())?;
+        if preamble.kind == MessageKind::AppendEntries {
+            numbers.push(preamble.seq);
+        }
+    }
+    Ok(numbers)
 }

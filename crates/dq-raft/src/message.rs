@@ -145,6 +145,15 @@ pub struct RequestVoteResult {
 }
 
 impl Message {
+    /// Whether its preamble has a number, which not every kind of node can read.
+    pub fn is_numbered(&self) -> bool {
+        match self {
+            Message::AppendEntries(m) => m.stamp != Stamp::default(),
+            Message::AppendEntriesResult(m) => m.echo.is_some_and(|echo| echo.seq > 0),
+            _ => false,
+        }
+    }
+
     /// The message's header and the number for its preamble. `data_size` is that of the snapshot
     /// that an InstallSnapshot names, in bytes; the payload of AppendEntries is that of its
     /// entries, one after the other.
@@ -312,6 +321,7 @@ mod tests {
     fn check(message: Message, want_seq: u32) -> raft_rpc::Message {
         let (header, seq) = message.to_wire(77);
         assert_eq!(seq, want_seq);
+        assert_eq!(message.is_numbered(), want_seq > 0);
         let mut payload = Vec::new();
         if let Message::AppendEntries(append) = &message {
             for entry in &append.entries {

@@ -94,7 +94,7 @@ impl MessageKind {
 pub struct Preamble {
     /// What follows.
     pub kind: MessageKind,
-    /// A number that the receiver echoes in its answer; 0 from and to C dqlite, which ignores it.
+    /// A number that the receiver echoes in its answer; 0 from and to C dqlite.
     pub seq: u32,
     /// Size of the header in bytes, from 1 to [`HEADER_SIZE_MAX`].
     pub header_size: u32,

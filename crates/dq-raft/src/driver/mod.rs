@@ -498,7 +498,7 @@ impl Driver {
         if self.failed {
             return;
         }
-        self.connected(id);
+        self.disconnected(id);
         // A snapshot on the way is lost too, or its answer is; if it was installed after all, the
         // next probe finds that out.
         if self

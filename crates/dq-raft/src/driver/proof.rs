@@ -29,7 +29,10 @@
 //!   also after a restart: then for the longest promise it may have given.
 //! - Giving up the promises before a transfer (*release*) is final for the term, so a late
 //!   message cannot dissolve a promise that was made after an aborted transfer.
-//! - Numbers go only to peers that have shown, on the present connection, to be of this kind.
+//! - Numbers go only to peers that have shown, on the present connection, to be of this kind: C dqlite's raft
+//!   up to 0.15 may end with a number in that place. A peer's answers come on a connection of their own, so what
+//!   arrives now may be the last words of the process before. It is of the one that we are connected to if
+//!   it acknowledges an entry that did not exist when the connection before was lost.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -150,6 +153,8 @@ pub(super) struct Proofs {
     pub(super) lead: Lead,
     pub(super) promise: Promise,
     ours: BTreeSet<u64>,
+    /// The last index of our log when the connection to a peer was lost, until it shows its kind again.
+    lost_at: BTreeMap<u64, u64>,
 }
 
 impl Lead {
@@ -248,6 +253,12 @@ impl Driver {
         self.proofs.ours.remove(&id);
     }
 
+    /// The connection to this peer is lost, and the next one may be to a process of another kind.
+    pub(super) fn disconnected(&mut self, id: u64) {
+        self.proofs.ours.remove(&id);
+        self.proofs.lost_at.insert(id, self.last_index());
+    }
+
     /// Until when this node has promised not to vote, ms. A clean stop keeps the directory locked
     /// until then, since another program on it would know nothing of the promise.
     pub fn promised_until(&self) -> u64 {
@@ -338,8 +349,20 @@ impl Driver {
     /// A result of our term, while we lead.
     pub(super) fn note_echo(&mut self, from: u64, result: &AppendEntriesResult) {
         let Some(echo) = result.echo else { return };
-        let Proofs { lead, ours, .. } = &mut self.proofs;
-        if ours.insert(from) || lead.missed.remove(&from) {
+        let Proofs {
+            lead,
+            ours,
+            lost_at,
+            ..
+        } = &mut self.proofs;
+        let shown = match lost_at.get(&from) {
+            Some(lost_at) => result.rejected == 0 && result.last_index > *lost_at,
+            None => true,
+        };
+        if shown {
+            lost_at.remove(&from);
+        }
+        if shown && ours.insert(from) || lead.missed.remove(&from) {
             // It has not been asked, and may be the one who is missing.
             lead.asked = 0;
         }
@@ -420,6 +443,7 @@ impl Driver {
         let member = |id: &u64| configuration.server(*id).is_some();
         self.proofs.lead.echoed.retain(|id, _| member(id));
         self.proofs.lead.cover.retain(|id, _| member(id));
+        self.proofs.lost_at.retain(|id, _| member(id));
     }
 
     /// An append has been stepped and not yet drained: promises, and says so at once unless the

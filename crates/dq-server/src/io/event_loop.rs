@@ -17,7 +17,7 @@ use super::clock::now_ms;
 use super::listener::Listener;
 use super::log_writer::LogWriterThread;
 use super::mailbox::Mail;
-use super::peers::Peers;
+use super::peers::{Noticed, Peers};
 use super::receiver::Receiver;
 use super::socket::Socket;
 use super::workers::Workers;
@@ -214,8 +214,10 @@ impl EventLoop {
                 LISTENER => self.accept(),
                 Token(token) => {
                     let id = token as ConnId;
-                    if self.peers.event(now_ms(), id, event).is_none() {
-                        self.socket_event(id, event);
+                    match self.peers.event(now_ms(), id, event) {
+                        Noticed::Other => self.socket_event(id, event),
+                        Noticed::Nothing => {}
+                        Noticed::Lost(peer) => self.give(Input::PeerLost(peer)),
                     }
                 }
             }
@@ -395,7 +397,8 @@ impl EventLoop {
             log::error!("a message to peer {to} is larger than peers accept");
             return;
         };
-        if !self.peers.send(now_ms(), to, address, pieces) {
+        let numbered = message.is_numbered();
+        if !self.peers.send(now_ms(), to, address, pieces, numbered) {
             self.give(Input::PeerLost(to));
         }
     }

@@ -35,6 +35,17 @@ const MESSAGES_UNCONNECTED: usize = 8;
 /// single larger message passes.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
 
+/// What an event was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noticed {
+    /// Of no stream of ours.
+    Other,
+    /// There is nothing to do.
+    Nothing,
+    /// The stream to this peer has ended.
+    Lost(u64),
+}
+
 /// All peers.
 #[derive(Debug)]
 pub struct Peers {
@@ -73,8 +84,16 @@ impl Peers {
         }
     }
 
-    /// Queues a message for a peer. False if it was cut off because its queue is full.
-    pub fn send(&mut self, now: u64, to: u64, address: &str, pieces: Vec<Bytes>) -> bool {
+    /// Queues a message for a peer. False if it was cut off because its queue is full. One that is
+    /// `numbered` is made for whoever is at the other end now: it does not wait for the next stream.
+    pub fn send(
+        &mut self,
+        now: u64,
+        to: u64,
+        address: &str,
+        pieces: Vec<Bytes>,
+        numbered: bool,
+    ) -> bool {
         let changed = self
             .peers
             .get(&to)
@@ -99,6 +118,7 @@ impl Peers {
                     socket.push(piece);
                 }
             }
+            State::Idle { .. } | State::Dialling { .. } if numbered => {}
             State::Idle { .. } | State::Dialling { .. } => {
                 peer.waiting.push_back(pieces);
                 limit(&mut peer.waiting);
@@ -216,9 +236,11 @@ impl Peers {
         lost
     }
 
-    /// Something happened on a stream of ours. True if the token is one of a peer.
-    pub fn event(&mut self, now: u64, token: ConnId, event: &Event) -> Option<u64> {
-        let id = *self.tokens.get(&token)?;
+    /// Something happened on a stream, perhaps one of ours.
+    pub fn event(&mut self, now: u64, token: ConnId, event: &Event) -> Noticed {
+        let Some(&id) = self.tokens.get(&token) else {
+            return Noticed::Other;
+        };
         if event.is_readable() || event.is_read_closed() || event.is_error() {
             // Peers never send on a stream that we have opened: all there can be is its end.
             let Some(Peer {
@@ -226,15 +248,18 @@ impl Peers {
                 ..
             }) = self.peers.get_mut(&id)
             else {
-                return Some(id);
+                return Noticed::Nothing;
             };
             let mut byte = [0; 64];
             match socket.read(&mut byte) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                _ => self.disconnect(id, now),
+                _ => {
+                    self.disconnect(id, now);
+                    return Noticed::Lost(id);
+                }
             }
         }
-        Some(id)
+        Noticed::Nothing
     }
 
     fn disconnect(&mut self, id: u64, now: u64) {
@@ -274,6 +299,21 @@ fn limit(waiting: &mut VecDeque<Vec<Bytes>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_numbered_message_does_not_wait_for_the_next_stream() {
+        let poll = mio::Poll::new().expect("made");
+        let waker = mio::Waker::new(poll.registry(), Token(0)).expect("made");
+        let (mailbox, _mail) = Mailbox::new(waker);
+        let us = Introduction::new(1, "127.0.0.1:1");
+        let mut peers = Peers::new(Arc::new(super::super::dial::PlainDialer), us, mailbox);
+        for numbered in [true, false, true] {
+            let pieces = vec![Bytes::from_static(b"append")];
+            // Nobody listens at this port, but nobody looks at the outcome of the dial either.
+            assert!(peers.send(0, 2, "127.0.0.1:1", pieces, numbered));
+        }
+        assert_eq!(peers.peers[&2].waiting.len(), 1);
+    }
 
     #[test]
     fn few_messages_and_bytes_wait_for_a_node_that_is_not_there() {

@@ -256,6 +256,36 @@ fn numbers_go_only_to_peers_that_echo_on_the_present_connection() {
 }
 
 #[test]
+fn the_last_words_of_a_peer_do_not_show_of_what_kind_the_next_one_is() {
+    let mut bench = leader(ReadOptions::default());
+    let is_asked = |bench: &mut Bench| {
+        bench.driver.confirm(bench.now);
+        bench.take();
+        stamps(bench, 2).iter().any(|stamp| stamp.seq > 0)
+    };
+    assert!(is_asked(&mut bench));
+    // What it had acknowledged arrives after its end, and once more after that.
+    bench.driver.unreachable(2);
+    bench.echo(2, 4, 0, 0);
+    assert!(!is_asked(&mut bench));
+    bench.driver.connected(2);
+    bench.echo(2, 4, 1, 0);
+    assert!(!is_asked(&mut bench));
+    let refusal = AppendEntriesResult {
+        term: bench.driver.term(),
+        rejected: 5,
+        last_index: 9,
+        echo: Some(Echo::default()),
+    };
+    bench.receive(2, Message::AppendEntriesResult(refusal));
+    assert!(!is_asked(&mut bench));
+    // An entry that is made now can only have gone to whoever is there now.
+    let index = bench.propose(1);
+    bench.echo(2, index, 0, 0);
+    assert!(is_asked(&mut bench));
+}
+
+#[test]
 fn a_follower_echoes_at_once_although_its_disk_is_busy() {
     let mut bench = Bench::of_three(&[1, 1]);
     bench.receive(2, append(1, (3, 1), 1, &[1]));
