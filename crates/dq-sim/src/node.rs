@@ -142,6 +142,8 @@ pub(crate) struct Process {
     pub(crate) storing_promise: bool,
     /// Term and vote on disk.
     hard_state: (u64, u64),
+    /// The highest entry that was stored in each term, whether or not it is still there.
+    stored: BTreeMap<u64, u64>,
 }
 
 /// Disk work under way.
@@ -225,6 +227,7 @@ impl Process {
         };
         let snapshot = recovered.snapshot.clone();
         let hard_state = (recovered.term, recovered.vote);
+        let stored = BTreeMap::from([(recovered.term, writer.last_index())]);
         let driver = Driver::new(options, recovered)
             .map_err(|error| BootError::Corrupt(error.to_string()))?
             .with_reads(reads)
@@ -264,6 +267,7 @@ impl Process {
             attempts: 0,
             storing_promise: false,
             hard_state,
+            stored,
         })
     }
 
@@ -281,11 +285,20 @@ impl Process {
             }
         }
         if !batch.is_empty() {
+            let mut last = self.writer.last_index();
             let id = self.writer.write(&batch)?;
             for op in batch.iter().flat_map(|persist| &persist.ops) {
-                if let DiskOp::HardState { term, vote } = op {
-                    self.hard_state = (*term, *vote);
+                match op {
+                    DiskOp::HardState { term, vote } => self.hard_state = (*term, *vote),
+                    DiskOp::Append { entries } => {
+                        last = entries.last().map_or(last, |entry| entry.index);
+                    }
+                    DiskOp::Truncate { from } => last = from.saturating_sub(1),
+                    DiskOp::InstallSnapshot { meta } => last = meta.index,
+                    DiskOp::Prune { .. } => {}
                 }
+                let stored = self.stored.entry(self.hard_state.0).or_default();
+                *stored = (*stored).max(last);
             }
             mail.push(Mail::Durable(id));
         }
@@ -298,9 +311,13 @@ impl Process {
         OnDisk {
             term,
             vote,
-            last_index: self.writer.last_index(),
             certain: self.certain(),
         }
+    }
+
+    /// The highest entry that was stored while the node was in a term. It may have been replaced since.
+    pub(crate) fn stored_in(&self, term: u64) -> u64 {
+        self.stored.get(&term).copied().unwrap_or(0)
     }
 
     /// The last entry on disk that no work which is still to be done removes or replaces.

@@ -16,9 +16,7 @@ pub(crate) struct OnDisk {
     pub(crate) term: u64,
     /// The vote in it; 0 for none.
     pub(crate) vote: u64,
-    /// The last entry, or the snapshot's.
-    pub(crate) last_index: u64,
-    /// The last one of these that no outstanding work removes or replaces.
+    /// The last entry, or the snapshot's, that no outstanding work removes or replaces.
     pub(crate) certain: u64,
 }
 
@@ -54,6 +52,7 @@ impl Said {
         message: &Message,
         driver: &Driver,
         disk: OnDisk,
+        stored_in: impl Fn(u64) -> u64,
     ) -> Result<(), String> {
         let term = claimed_term(message);
         if term > disk.term {
@@ -86,7 +85,9 @@ impl Said {
             }) => {
                 let stored = match term == driver.term() {
                     true => disk.certain,
-                    false => disk.last_index,
+                    // Its leader has been deposed, and the entry may have been replaced meanwhile: this
+                    // is no more than an answer that was on its way for long.
+                    false => stored_in(term),
                 };
                 if *last_index > stored {
                     return Err(format!("acknowledges {last_index}, its disk has {stored}"));

@@ -16,7 +16,9 @@ impl World {
         let driver = process.machine.driver();
         let said = self.nodes[node]
             .said
-            .sends(to, &message, driver, process.on_disk());
+            .sends(to, &message, driver, process.on_disk(), |term| {
+                process.stored_in(term)
+            });
         if let Err(why) = said {
             self.fail(format!("node {}: {why}", node + 1));
         }
