@@ -29,17 +29,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn one_node_of_c_and_two_of_ours_lose_nothing_under_faults() {
-    under_faults(&[C, OURS, OURS], false, "quorum", 7, 11);
+    under_faults(&[C, OURS, OURS], false, "quorum", 5, 11);
 }
 
 #[test]
 fn two_nodes_of_c_and_one_of_ours_lose_nothing_under_faults() {
-    under_faults(&[C, C, OURS], false, "quorum", 7, 12);
+    under_faults(&[C, C, OURS], false, "quorum", 5, 12);
 }
 
 #[test]
 fn all_nodes_are_replaced_by_the_other_kind_and_back_and_lose_nothing_under_faults() {
-    under_faults(&[C, C, C], true, "quorum", 13, 13);
+    under_faults(&[C, C, C], true, "quorum", 12, 13);
 }
 
 /// A leader of one kind is cut off with writes that nobody else has; one of the other kind is elected,

@@ -110,6 +110,8 @@ pub fn under_faults(nodes: &[Kind], replacing: bool, reads: &str, seconds: u64, 
         replacing,
         reads: reads.to_owned(),
         length: Duration::from_secs(seconds),
+        // Runs with C dqlite are short.
+        pace: if nodes.contains(&Kind::C) { 2 } else { 1 },
         seed,
         clients: 32,
         rate: number("DQ_FAULTS_RATE").unwrap_or(2500) as f64,
@@ -136,7 +138,10 @@ pub fn under_faults(nodes: &[Kind], replacing: bool, reads: &str, seconds: u64, 
         history.display()
     );
     assert!(!report.faults.is_empty(), "there was no fault at all");
-    assert_eq!(report.replaced > 0, replacing, "nobody was replaced");
+    if replacing {
+        let enough = 2 * nodes.len();
+        assert!(report.replaced >= enough, "{} replaced", report.replaced);
+    }
     let counts = report.counts;
     assert!(counts.ok > 100 * seconds, "too little was done: {counts:?}");
     let _ = std::fs::remove_file(history);

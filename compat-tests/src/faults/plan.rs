@@ -78,8 +78,8 @@ pub struct Step {
     pub lasting: Duration,
 }
 
-/// Faults for a cluster of `nodes`, until `length` has passed.
-pub fn plan(seed: u64, nodes: usize, length: Duration) -> Vec<Step> {
+/// Faults for a cluster of `nodes`, until `length` has passed; `pace` times as fast as those of a pace of 1.
+pub fn plan(seed: u64, nodes: usize, length: Duration, pace: u32) -> Vec<Step> {
     let mut rng = Rng::new(seed);
     let mut steps = Vec::new();
     let mut cards = Vec::new();
@@ -90,7 +90,7 @@ pub fn plan(seed: u64, nodes: usize, length: Duration) -> Vec<Step> {
         }
         let Some(fault) = cards.pop() else { break };
         let millis = |from: usize, to: usize, rng: &mut Rng| {
-            Duration::from_millis((from + rng.below(to - from)) as u64)
+            Duration::from_millis((from + rng.below(to - from)) as u64) / pace
         };
         let step = Step {
             quiet: millis(500, 2000, &mut rng),
@@ -156,11 +156,13 @@ mod tests {
     #[test]
     fn a_seed_gives_the_same_plan_again_and_each_kind_comes_before_any_comes_twice() {
         let long = Duration::from_secs(3600);
-        let steps = plan(7, 5, long);
-        assert_eq!(steps, plan(7, 5, long));
-        assert_ne!(steps, plan(8, 5, long));
+        let steps = plan(7, 5, long, 1);
+        assert_eq!(steps, plan(7, 5, long, 1));
+        assert_ne!(steps, plan(8, 5, long, 1));
         let total: Duration = steps.iter().map(|step| step.quiet + step.lasting).sum();
         assert!(total <= long);
+        let faster = plan(7, 5, long, 2);
+        assert_eq!(faster[0].lasting * 2, steps[0].lasting);
         for cards in steps.chunks_exact(17) {
             let has = |wanted: Fault| cards.iter().filter(|step| step.fault == wanted).count();
             assert_eq!(has(Fault::KillAll), 1);

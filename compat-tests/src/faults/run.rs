@@ -31,6 +31,8 @@ pub struct Settings {
     pub reads: String,
     /// How long the faults go on.
     pub length: Duration,
+    /// How many times as fast they follow each other.
+    pub pace: u32,
     /// What faults and requests follow from.
     pub seed: u64,
     /// Clients of ours.
@@ -129,7 +131,12 @@ pub fn run(settings: &Settings) -> Report {
         }
         // The clients have to be stopped in any case, or this waits for them for ever.
         let stop = StopOnDrop(&load.stop);
-        for step in plan(settings.seed, settings.nodes.len(), settings.length) {
+        for step in plan(
+            settings.seed,
+            settings.nodes.len(),
+            settings.length,
+            settings.pace,
+        ) {
             std::thread::sleep(step.quiet);
             bed.revive();
             let (cleanly, sooner) = (rng.percent(50), rng.percent(50));
