@@ -59,6 +59,9 @@ pub struct Conn {
     pub used: bool,
     /// When it is looked at because its client sends no more, or it has to give its version back.
     pub leaves_at: Option<u64>,
+    /// Type of the last request, and when it was whole, in the microseconds that durations are
+    /// measured with.
+    pub asked: (u8, u64),
     /// The database that is being dumped, as it was then, while the client has not read all of it.
     pub dumped: Option<(Bytes, Version)>,
     /// The open database.
@@ -227,6 +230,7 @@ impl Default for Conn {
             counted: Held::default(),
             used: false,
             leaves_at: None,
+            asked: (0, 0),
             dumped: None,
             session: None,
             request: None,

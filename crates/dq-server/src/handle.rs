@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,9 +20,12 @@ use crate::io::event_loop::{EventLoop, Parts, WAKER_TOKEN};
 use crate::io::listener::{BindAddr, BoundSocket, UnixPeers};
 use crate::io::log_writer::LogWriterThread;
 use crate::io::mailbox::{Mail, Mailbox};
+use crate::io::meter::Meter;
 use crate::io::peers::Peers;
 use crate::io::receiver::Receiver;
+use crate::io::scrape::Scrape;
 use crate::io::workers::Workers;
+use crate::metrics::Metrics;
 use crate::node::{Machine, Start, Status};
 use crate::roles::RoleTargets;
 use dq_raft::{Compression, Driver, Options, ReadMode};
@@ -57,6 +61,8 @@ pub struct Node {
     address: String,
     local_addr: BindAddr,
     mailbox: Mailbox,
+    meter: Meter,
+    scrape: Option<Scrape>,
     thread: Option<JoinHandle<Result<(), String>>>,
 }
 
@@ -78,6 +84,7 @@ pub struct NodeBuilder {
     bootstrap: bool,
     dialer: Arc<dyn Dial>,
     extension: Option<dq_vfs::Extension>,
+    metrics: Option<SocketAddr>,
 }
 
 /// Why a node did not start.
@@ -133,6 +140,7 @@ impl Node {
             bootstrap: true,
             dialer: Arc::new(PlainDialer),
             extension: None,
+            metrics: None,
         }
     }
 
@@ -156,6 +164,17 @@ impl Node {
         let (reply, answer) = bounded(1);
         self.mailbox.send(Mail::Status(reply));
         answer.recv_timeout(Duration::from_secs(10)).ok()
+    }
+
+    /// Everything that it counts; `None` if it has stopped. Costs the node about as much as a small
+    /// request.
+    pub fn metrics(&self) -> Option<Metrics> {
+        self.meter.read()
+    }
+
+    /// Where it serves metrics, port 0 resolved, if it does.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.scrape.as_ref().map(Scrape::address)
     }
 
     /// Changes the failure domain that it reports.
@@ -193,6 +212,7 @@ impl Node {
         let Some(thread) = self.thread.take() else {
             return Ok(());
         };
+        self.scrape = None;
         self.mailbox.send(Mail::Stop);
         match thread.join() {
             Ok(result) => result.map_err(StopError),
@@ -350,6 +370,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Serves metrics at this address, over HTTP as `/metrics`, to everybody who can connect to it; not
+    /// unless set. [`Node::metrics`] has the same.
+    pub fn metrics(mut self, address: SocketAddr) -> NodeBuilder {
+        self.metrics = Some(address);
+        self
+    }
+
     /// How to reach other nodes; plain TCP and abstract unix sockets unless set.
     pub fn dialer(mut self, dialer: impl Dial) -> NodeBuilder {
         self.dialer = Arc::new(dialer);
@@ -395,6 +422,14 @@ impl NodeBuilder {
                 address: local_addr.to_string(),
                 source,
             })?;
+
+        let scrape = self.metrics.map(|address| {
+            TcpListener::bind(address).map_err(|source| StartError::Bind {
+                address: address.to_string(),
+                source,
+            })
+        });
+        let scrape = scrape.transpose()?;
 
         let loaded = crate::load::load(&crate::load::Load {
             dir: &self.dir,
@@ -455,9 +490,13 @@ impl NodeBuilder {
             receiver,
             dir: loaded.dir,
             connections_max: self.connections_max.min(files_for_connections()),
+            name: (id, address.clone()),
         })
         .map_err(StartError::Io)?;
         event_loop.start().map_err(StartError::Corrupt)?;
+        let meter = Meter::new(mailbox.clone(), self.dir);
+        let scrape = scrape.map(|listener| Scrape::start(listener, meter.clone()));
+        let scrape = scrape.transpose().map_err(StartError::Io)?;
         let thread = std::thread::Builder::new()
             .name(format!("dq-node-{id}"))
             .spawn(move || event_loop.run())
@@ -467,6 +506,8 @@ impl NodeBuilder {
             address,
             local_addr,
             mailbox,
+            meter,
+            scrape,
             thread: Some(thread),
         })
     }

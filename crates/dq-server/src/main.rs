@@ -13,6 +13,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dq_client::{Cluster, Config, MemStore, Role};
 use dq_raft::{OpenError, RecoverError, SnapshotError};
+use dq_server::io::listener;
 use dq_server::{BindAddr, Node, ReadMode, RoleTargets, StartError};
 use dq_wire::disk::names::LOCK_FILE;
 use nix::sys::signal::{SigSet, Signal};
@@ -92,6 +93,9 @@ struct Run {
     /// sent as false or as an empty date, as C dqlite 1.18.6 does. The same on every node.
     #[arg(long)]
     null_in_typed_columns: bool,
+    /// Serve metrics, over HTTP as /metrics, at this HOST:PORT.
+    #[arg(long)]
+    metrics: Option<String>,
     /// How reads are proven to be fresh.
     #[arg(long, value_enum, default_value_t = Reads::Quorum)]
     reads: Reads,
@@ -171,10 +175,17 @@ fn serve(run: &Run) -> Result<(), Box<dyn std::error::Error>> {
     if let Some(bind) = &run.bind {
         builder = builder.bind(BindAddr::parse(bind)?);
     }
+    if let Some(metrics) = &run.metrics {
+        let address = listener::resolve(metrics);
+        builder = builder.metrics(address.map_err(|error| format!("{metrics}: {error}"))?);
+    }
     if run.roles == Roles::On {
         builder = builder.roles(RoleTargets::default());
     }
     let node = builder.start().map_err(|error| explain(&error, run))?;
+    if let Some(address) = node.metrics_addr() {
+        log::info!("metrics at http://{address}/metrics");
+    }
     writeln!(std::io::stdout(), "listening on {}", node.local_addr())?;
     std::io::stdout().flush()?;
     if !run.join.is_empty() {

@@ -78,6 +78,7 @@ struct Batch {
     pages: BTreeMap<PageNo, Page>,
     version: Version,
     published_bytes: usize,
+    transactions: u64,
     sealed: bool,
 }
 
@@ -90,6 +91,8 @@ pub struct Proposal {
     pub version: Version,
     /// Bytes of pages that its transactions published.
     pub published_bytes: usize,
+    /// How many those are.
+    pub transactions: u64,
 }
 
 impl Database {
@@ -139,6 +142,7 @@ impl Database {
                 pages,
                 version,
                 published_bytes: 0,
+                transactions: 0,
                 sealed: false,
             };
             self.batches.push_back(batch);
@@ -152,6 +156,7 @@ impl Database {
             .extend(capture.pages.iter().map(|(no, page)| (*no, page.clone())));
         batch.version = version.clone();
         batch.published_bytes += capture.pages.len() * dq_vfs::PAGE_SIZE;
+        batch.transactions += 1;
         batch.sealed |= alone;
         self.head = version.clone();
         self.deleted = version.is_empty_database();
@@ -224,12 +229,14 @@ impl Batch {
         let Batch {
             version,
             published_bytes,
+            transactions,
             ..
         } = self;
         Proposal {
             payload: Payload::new(chunks),
             version,
             published_bytes,
+            transactions,
         }
     }
 }

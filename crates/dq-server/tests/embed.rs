@@ -76,3 +76,37 @@ fn a_directory_in_use_or_missing_and_bad_settings_are_refused_with_the_reason() 
         .start();
     assert!(matches!(error, Err(StartError::Config(_))));
 }
+
+#[test]
+fn metrics_are_had_as_values_as_text_and_over_http() {
+    use std::io::{Read, Write};
+
+    let dir = tempfile::tempdir().expect("a directory");
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = free.local_addr().expect("it is bound").to_string();
+    drop(free);
+    let node = Node::builder(1, &address, dir.path())
+        .metrics(([127, 0, 0, 1], 0).into())
+        .start()
+        .expect("it starts");
+    use_it(&node);
+    let metrics = node.metrics().expect("it answers");
+    assert_eq!(metrics.counters.transactions, 2);
+    assert_eq!(metrics.counters.exec.count(), 2);
+    assert_eq!(metrics.counters.leaderships, 1);
+    assert_eq!(metrics.levels.members[0].address, address);
+    assert!(metrics.disk.is_some_and(|disk| disk.log > 0));
+    let line = "\ndq_transactions_total 2\n";
+    assert!(metrics.to_string().contains(line));
+
+    let served = node.metrics_addr().expect("it serves them");
+    let mut stream = std::net::TcpStream::connect(served).expect("it listens");
+    stream
+        .write_all(b"GET /metrics HTTP/1.1\r\n\r\n")
+        .expect("sent");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("an answer");
+    assert!(text.contains(line), "{text}");
+    node.stop().expect("it stops");
+    assert!(std::net::TcpStream::connect(served).is_err());
+}

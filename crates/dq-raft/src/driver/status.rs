@@ -64,6 +64,14 @@ impl Driver {
         Some((id, connected.or_else(configured)?.clone()))
     }
 
+    /// The leader's id; 0 if none is known.
+    pub fn leader_id(&self) -> u64 {
+        match self.failed {
+            true => 0,
+            false => self.raw.raft.leader_id,
+        }
+    }
+
     /// The last index in memory.
     pub fn last_index(&self) -> u64 {
         self.raw.raft.raft_log.last_index()

@@ -8,12 +8,12 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::time::Duration;
 
-use dq_raft::{DataDir, Message};
+use dq_raft::{DataDir, DiskOp, Message, Persist};
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token};
 
 use super::background::Background;
-use super::clock::now_ms;
+use super::clock::{now_micros, now_ms};
 use super::listener::Listener;
 use super::log_writer::LogWriterThread;
 use super::mailbox::Mail;
@@ -23,6 +23,7 @@ use super::socket::Socket;
 use super::workers::Workers;
 use crate::conn::ConnId;
 use crate::exec;
+use crate::metrics::{Metrics, ShellMetrics};
 use crate::node::{Input, Machine, Output};
 use crate::peers;
 
@@ -81,6 +82,9 @@ pub struct EventLoop {
     _dir: DataDir,
     scratch: Vec<u8>,
     stopped: Option<Result<(), String>>,
+    id: u64,
+    address: String,
+    counted: ShellMetrics,
 }
 
 /// The parts that a loop is made of.
@@ -107,6 +111,8 @@ pub struct Parts {
     pub dir: DataDir,
     /// Connections accepted at the same time.
     pub connections_max: usize,
+    /// Id and address, for who asks for metrics.
+    pub name: (u64, String),
 }
 
 impl EventLoop {
@@ -124,6 +130,7 @@ impl EventLoop {
             receiver,
             dir,
             connections_max,
+            name: (id, address),
         } = parts;
         poll.registry()
             .register(listener.source(), LISTENER, Interest::READABLE)?;
@@ -151,6 +158,9 @@ impl EventLoop {
             _dir: dir,
             scratch: vec![0; READ_BYTES],
             stopped: None,
+            id,
+            address,
+            counted: ShellMetrics::default(),
         })
     }
 
@@ -187,7 +197,10 @@ impl EventLoop {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => break Err(format!("poll: {error}")),
             }
+            let began = now_micros();
             self.turn(&events);
+            let took = now_micros().saturating_sub(began);
+            self.counted.turn.record(took);
         };
         self.close(result)
     }
@@ -264,13 +277,20 @@ impl EventLoop {
 
     /// Gives the machine one input and carries out all that comes of it.
     fn give(&mut self, input: Input<'_>) {
-        self.machine.step(now_ms(), input, &mut self.outputs);
+        self.step(input);
         self.carry_out();
+    }
+
+    fn step(&mut self, input: Input<'_>) {
+        let micros = now_micros();
+        self.machine.measure(micros);
+        self.machine.step(micros / 1000, input, &mut self.outputs);
     }
 
     fn take_mail(&mut self, mail: Mail) {
         match mail {
-            Mail::Durable(id) => {
+            Mail::Durable(id, took) => {
+                self.counted.log_write.record(took);
                 self.log_writer.completed(id);
                 self.give(Input::Durable(id));
             }
@@ -311,6 +331,9 @@ impl EventLoop {
             Mail::Status(reply) => {
                 // Whoever asked may have gone.
                 let _ = reply.send(self.machine.status());
+            }
+            Mail::Metrics(reply) => {
+                let _ = reply.send(Box::new(self.metrics()));
             }
             Mail::FailureDomain(code) => self.machine.set_failure_domain(code),
             Mail::BusyTimeout(ms) => self.machine.set_busy_timeout(ms),
@@ -356,11 +379,13 @@ impl EventLoop {
                 }
                 Output::Execute(conn, job) if job.inline => {
                     let finished = Box::new(exec::run(*job));
-                    let input = Input::Finished(conn, finished);
-                    self.machine.step(now_ms(), input, &mut self.outputs);
+                    self.step(Input::Finished(conn, finished));
                 }
                 Output::Execute(conn, job) => self.workers.run(conn, job),
-                Output::Persist(persist) => self.log_writer.persist(persist),
+                Output::Persist(persist) => {
+                    self.counted.log_bytes += entry_bytes(&persist);
+                    self.log_writer.persist(persist);
+                }
                 Output::ReadLog(range) => self.background.read_log(range),
                 Output::Snapshot(meta, databases) => self.background.snapshot(meta, databases),
                 Output::SendPeer {
@@ -403,6 +428,23 @@ impl EventLoop {
         }
     }
 
+    fn metrics(&self) -> Metrics {
+        Metrics {
+            id: self.id,
+            address: self.address.clone(),
+            status: self.machine.status(),
+            counters: self.machine.counters().clone(),
+            levels: self.machine.levels(),
+            shell: ShellMetrics {
+                log_queue: self.log_writer.queued(),
+                sql_queue: self.workers.queued(),
+                ..self.counted.clone()
+            },
+            disk: None,
+            page_memory: dq_vfs::resident_bytes(),
+        }
+    }
+
     fn accept(&mut self) {
         self.accept_again_at = None;
         for _ in 0..ACCEPTS {
@@ -414,8 +456,10 @@ impl EventLoop {
                     }
                     self.refusing = full;
                     if full {
+                        self.counted.refused += 1;
                         continue;
                     }
+                    self.counted.accepted += 1;
                     self.adopt(Socket::new(stream));
                 }
                 Ok(None) => {}
@@ -497,11 +541,10 @@ impl EventLoop {
                     // of the stream came with it: the poll tells of that only once.
                     let more = count == self.scratch.len() || socket.ending;
                     socket.drained = !more;
-                    self.machine.step(
-                        now_ms(),
-                        Input::Bytes(id, &self.scratch[..count]),
-                        &mut self.outputs,
-                    );
+                    let micros = now_micros();
+                    self.machine.measure(micros);
+                    let input = Input::Bytes(id, &self.scratch[..count]);
+                    self.machine.step(micros / 1000, input, &mut self.outputs);
                     self.carry_out();
                     let Some(socket) = self.sockets.get(&id) else {
                         return;
@@ -575,4 +618,13 @@ impl EventLoop {
         let closed = self.log_writer.stop(result.is_ok());
         result.and(closed)
     }
+}
+
+/// Bytes of the entries that are to be made durable.
+fn entry_bytes(persist: &Persist) -> u64 {
+    let bytes = |op: &DiskOp| match op {
+        DiskOp::Append { entries } => entries.iter().map(|entry| entry.payload.len() as u64).sum(),
+        _ => 0,
+    };
+    persist.ops.iter().map(bytes).sum()
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, unbounded};
 use dq_raft::{DiskError, FsDisk, LogWriter, Persist, Prepared, SnapshotMeta};
 
+use super::clock::now_micros;
 use super::mailbox::{Mail, Mailbox};
 
 /// Time between two looks for space on a full disk.
@@ -80,6 +81,11 @@ impl LogWriterThread {
     /// Whether work is under way.
     pub fn is_busy(&self) -> bool {
         self.done < self.asked
+    }
+
+    /// Pieces of work that are not reported durable.
+    pub fn queued(&self) -> u64 {
+        self.asked.saturating_sub(self.done)
     }
 
     /// Lets what is queued be written, then closes the log if it is sound.
@@ -164,8 +170,9 @@ fn write_all(
             };
         }
         if !batch.is_empty() {
+            let began = now_micros();
             let id = writer.write(&batch)?;
-            mailbox.send(Mail::Durable(id));
+            mailbox.send(Mail::Durable(id, now_micros().saturating_sub(began)));
             batch.clear();
         }
     }

@@ -9,14 +9,15 @@ use mio::Waker;
 use crate::conn::ConnId;
 use crate::exec::Finished;
 use crate::fsm::Databases;
+use crate::metrics::Metrics;
 use crate::node::{Polled, Status};
 
 /// A report or a wish. The queue is bounded by what the loop has asked for: one report a job, disk
 /// batch or snapshot.
 #[derive(Debug)]
 pub enum Mail {
-    /// Disk work up to this id is durable.
-    Durable(u64),
+    /// Disk work up to this id is durable, and making it so took this many microseconds.
+    Durable(u64, u64),
     /// The disk failed; the node ends.
     DiskFailed(String),
     /// The disk has no space for more of the log, or has it again.
@@ -45,6 +46,8 @@ pub enum Mail {
     HandOver(Sender<bool>),
     /// Somebody asks how the node is.
     Status(Sender<Status>),
+    /// Somebody asks for everything that is counted.
+    Metrics(Sender<Box<Metrics>>),
     /// From now on DESCRIBE reports this failure domain.
     FailureDomain(u64),
     /// From now on writers wait so many milliseconds for another connection's transaction.

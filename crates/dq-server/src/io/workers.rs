@@ -47,6 +47,11 @@ impl Workers {
         }
     }
 
+    /// Jobs that no thread has taken yet.
+    pub fn queued(&self) -> usize {
+        self.jobs.as_ref().map_or(0, Sender::len)
+    }
+
     /// Waits for the running jobs, which the caller has interrupted.
     pub fn stop(&mut self) {
         self.jobs = None;

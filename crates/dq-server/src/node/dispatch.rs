@@ -344,6 +344,7 @@ impl Machine {
                 data_free = messages.is_empty() && DATA_FREE_CODES.contains(&code)
                     || is_broken(Mutant::ErrorsAtOnce);
                 bytes = messages;
+                self.counters.failure(code);
                 Response::Failure {
                     code,
                     message: &message,
@@ -504,6 +505,7 @@ impl Machine {
         if conn.request.take().is_none() {
             return;
         }
+        self.counters.answered(conn.asked, self.micros);
         self.pump(id, out);
         self.recount(id);
     }
@@ -679,6 +681,7 @@ impl Machine {
     pub(super) fn finish_request(&mut self, id: ConnId, out: &mut VecDeque<Output>) {
         if let Some(conn) = self.conns.get_mut(&id) {
             conn.request = None;
+            self.counters.answered(conn.asked, self.micros);
             self.pump(id, out);
             self.recount(id);
         }

@@ -128,7 +128,11 @@ impl Machine {
                 return;
             }
             match frame {
-                Frame::Message(header, body) => self.handle(id, header, &body, out),
+                Frame::Message(header, body) => {
+                    conn.asked = (header.kind, self.micros);
+                    self.counters.request(header.kind);
+                    self.handle(id, header, &body, out);
+                }
                 Frame::Bad => self.hang_up(id, out),
                 Frame::Incomplete => {
                     if conn.eof {
@@ -645,6 +649,7 @@ impl Machine {
         message: &str,
         out: &mut VecDeque<Output>,
     ) {
+        self.counters.failure(code);
         self.answer(
             id,
             &Response::Failure {

@@ -38,12 +38,14 @@ use crate::config::Settings;
 use crate::conn::{Conn, ConnId, Held};
 use crate::exec::{Finished, Job};
 use crate::fsm::{Databases, Images};
+use crate::metrics::Counters;
 use crate::registry::Database;
 pub use roles::Polled;
 use roles::RoleManager;
 
 mod dispatch;
 mod gateway;
+mod measure;
 mod memory;
 mod peer;
 mod readers;
@@ -197,6 +199,7 @@ struct InFlight {
     database: Bytes,
     version: Version,
     bytes: usize,
+    transactions: u64,
 }
 
 /// A node. See the module's documentation.
@@ -256,6 +259,11 @@ pub struct Machine {
     failed: bool,
     effects: Vec<Effect>,
     now: u64,
+    counters: Counters,
+    /// What durations are measured with.
+    micros: u64,
+    /// The leader that was counted last.
+    leader_counted: u64,
 }
 
 /// What a node starts from.
@@ -321,6 +329,9 @@ impl Machine {
             failed: false,
             effects: Vec::new(),
             now: 0,
+            counters: Counters::default(),
+            micros: 0,
+            leader_counted: 0,
         };
         if let Some(meta) = snapshot {
             node.snapshot_index = meta.index;
@@ -400,6 +411,7 @@ impl Machine {
                 self.drive(out);
             }
             Input::SnapshotSent(id, sent) => {
+                self.counters.snapshots_sent += u64::from(sent);
                 self.driver.snapshot_sent(id, sent);
                 self.drive(out);
             }

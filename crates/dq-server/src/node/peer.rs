@@ -209,6 +209,7 @@ impl Machine {
             let version = version.with_number(self.next_version());
             self.databases.insert(name, Database::new(version));
         }
+        self.counters.snapshots_installed += 1;
         self.snapshot_index = meta.index;
         self.snapshot_configuration = (meta.configuration, meta.configuration_index);
         self.log_bytes_since_snapshot = 0;

@@ -26,7 +26,7 @@ impl Machine {
             return;
         }
         let mut entries = Vec::new();
-        let mut versions = Vec::new();
+        let mut flights = Vec::new();
         let dirty = std::mem::take(&mut self.dirty);
         for name in dirty {
             let Some(database) = self.databases.get_mut(&name) else {
@@ -41,7 +41,13 @@ impl Machine {
                 database.in_flight += 1;
                 database.proposed = proposal.version.number();
                 entries.push((EntryKind::Command, proposal.payload));
-                versions.push((name.clone(), proposal.version, proposal.published_bytes));
+                flights.push(InFlight {
+                    term: self.driver.term(),
+                    database: name.clone(),
+                    version: proposal.version,
+                    bytes: proposal.published_bytes,
+                    transactions: proposal.transactions,
+                });
             }
         }
         if entries.is_empty() {
@@ -51,18 +57,7 @@ impl Machine {
         let count = entries.len() as u64;
         match self.driver.propose(self.now, entries) {
             Ok(last) if last == before + count => {
-                let term = self.driver.term();
-                for (index, (database, version, bytes)) in (before + 1..).zip(versions) {
-                    self.in_flight.insert(
-                        index,
-                        InFlight {
-                            term,
-                            database,
-                            version,
-                            bytes,
-                        },
-                    );
-                }
+                self.in_flight.extend((before + 1..).zip(flights));
             }
             outcome => {
                 // What clients have executed is not in the log: void it, with this leadership.
@@ -92,6 +87,7 @@ impl Machine {
         self.settle_askers(out);
         self.snapshot_if_due(out);
         self.note_vote();
+        self.count_leader();
     }
 
     /// Keeps in mind until when this node counts as a voter for those who ask it for the leader.
@@ -133,6 +129,7 @@ impl Machine {
             Effect::SnapshotWanted => self.snapshot_wanted = true,
             Effect::EpochBegan(epoch) => {
                 log::info!("node {}: leads term {}", self.settings.id, epoch.term);
+                self.counters.leaderships += 1;
                 self.epoch = Some(Epoch {
                     first_index: epoch.first_index,
                 });
@@ -280,8 +277,10 @@ impl Machine {
                 database: name,
                 version,
                 bytes,
+                transactions,
                 ..
             }) => {
+                self.counters.transactions += transactions;
                 if let Some(database) = self.databases.get_mut(&name) {
                     database.in_flight = database.in_flight.saturating_sub(1);
                     self.readers.moved(&database.committed, &version);
@@ -412,8 +411,10 @@ impl Machine {
     ) {
         self.snapshot_running = false;
         if !written {
+            self.counters.snapshots_failed += 1;
             return;
         }
+        self.counters.snapshots_written += 1;
         self.snapshot_index = self.snapshot_index.max(meta.index);
         let entries = self.settings.snapshot_trailing;
         // Whoever lacks more than the databases take is better off with the snapshot.
