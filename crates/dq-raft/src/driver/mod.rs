@@ -205,6 +205,8 @@ struct Pending {
     /// Bytes of entries in it that came from a leader.
     received_bytes: u64,
     hard_state: bool,
+    /// It appends a change of the membership.
+    change: bool,
     restore: Option<SnapshotMeta>,
     held: Vec<(u64, Message)>,
 }

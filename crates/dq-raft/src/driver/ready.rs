@@ -16,6 +16,13 @@ use crate::mutants::{Mutant, is_broken};
 use crate::translate::{self, INSTALL_TIMEOUT_MS, SnapshotSend};
 use crate::types::{DiskOp, LogEntry, Persist};
 
+impl Pending {
+    /// Nothing of what a leader says may be heard before it is durable.
+    fn is_secret(&self) -> bool {
+        self.hard_state || self.change
+    }
+}
+
 impl Driver {
     /// Everything up to this piece of disk work is durable.
     pub fn durable(&mut self, persist_id: u64) {
@@ -90,12 +97,15 @@ impl Driver {
             last: 0,
             received_bytes: 0,
             hard_state: false,
+            change: false,
             restore: None,
             held: Vec::new(),
         };
         let ops = self.take_disk_ops(&mut ready, &mut pending);
 
-        // A term that is not durable must not be heard of, whatever raft-rs thinks.
+        // A term that is not durable must not be heard of, whatever raft-rs thinks. Nor must a change of
+        // the membership: whoever loses its vote by one that we then lose would neither vote for us, with
+        // the longer log, nor stand itself.
         let at_once = self.translate(ready.take_messages());
         let after_disk = self.translate(ready.take_persisted_messages());
         let has_work = !ops.is_empty();
@@ -111,10 +121,10 @@ impl Driver {
             for (to, message) in at_once {
                 self.send(to, message);
             }
-        } else if pending.hard_state {
+        } else if pending.is_secret() {
             pending.held.extend(at_once);
-        } else if let Some(term) = self.pending.iter_mut().rev().find(|p| p.hard_state) {
-            term.held.extend(at_once);
+        } else if let Some(secret) = self.pending.iter_mut().rev().find(|p| p.is_secret()) {
+            secret.held.extend(at_once);
         } else {
             for (to, message) in at_once {
                 self.send(to, message);
@@ -201,6 +211,7 @@ impl Driver {
             let configuration =
                 decode_change(&entry.payload).expect("checked when it was received or made");
             self.membership.append(entry.index, configuration);
+            pending.change = true;
             self.forget_strangers();
         }
         if self.epoch.is_none() {

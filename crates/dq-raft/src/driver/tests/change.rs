@@ -97,6 +97,24 @@ fn nothing_is_changed_before_an_entry_of_the_term_is_committed() {
 }
 
 #[test]
+fn a_change_is_heard_of_when_it_is_durable_here() {
+    let mut bench = Bench::new(log(&voters(2), &[1]));
+    bench.elect();
+    bench.durable();
+    bench.acknowledge(2, 3);
+    bench.sent();
+    bench.driver.remove(bench.now, 2).expect("may now");
+    bench.take();
+    bench.pass(60);
+    assert_eq!(bench.appends_to(2), [], "it would not vote for us any more");
+    bench.durable();
+    let appends = bench.appends_to(2);
+    let kinds = appends.iter().flat_map(|append| &append.entries);
+    let kinds: Vec<EntryKind> = kinds.map(|entry| entry.kind).collect();
+    assert_eq!(kinds, [EntryKind::Change], "but is told of it");
+}
+
+#[test]
 fn a_leader_that_removes_itself_leads_until_that_is_committed() {
     // R17
     let mut bench = Bench::leader_of_three(&[]);
