@@ -37,7 +37,8 @@
 //! - *Make durable*, and only then say so. A vote, an acknowledgement or anything said in a new term is
 //!   held until the disk work that it speaks of is durable: the other side will count on it after a
 //!   crash of ours. A leader's appends alone run ahead of its own disk, for they promise nothing; its
-//!   own copy counts towards the majority when it is durable, like everybody's.
+//!   own copy counts towards the majority when it is durable, like everybody's. Only a change of the
+//!   membership waits: who loses its vote by one that a crash then takes back helps nobody to lead.
 //! - *Send* before applying, since it is the followers' disks that a commit waits for.
 //! - *Apply* what a majority holds durably and this node too: [`Effect::Apply`], once per entry, in the
 //!   order of the log. What a client is told depends on this step alone.

@@ -17,14 +17,20 @@
 //!   peer that it has not heard of or that gets a snapshot.
 //! - A failed write is answered with the position behind the append's, and its entries are forgotten.
 //!
-//! Left out is what C dqlite does wrong to itself, for then no cluster with it in it is safe whatever the
-//! others do. A sole voter elects itself anew in its old term, and begins it without an entry. A server that
-//! has not stored yet that it is the second voter does not vote, so that a leader which has seen nothing of
-//! it since is never elected again. A node that hands over votes twice in a term. One that cuts off a change whose predecessor it does not know to be
-//! committed goes two changes back. A snapshot is acknowledged when entries that cover it are in memory
-//! only, and entries that were cut off and came back twice are counted twice. A failed installation leaves
-//! the log in memory ahead of the disk: here it ends the node. And this model applies only what is on its
-//! own disk.
+//! Left out is what C dqlite does wrong to itself, for then no cluster with it in it is safe or live
+//! whatever the others do:
+//!
+//! - A sole voter elects itself anew in its old term, and begins it without an entry.
+//! - A server that has not stored yet that it is the second voter does not vote, so that a leader which
+//!   loses sight of it then is never elected again.
+//! - A node that hands over votes twice in a term.
+//! - A leader says that a vote is taken away before its own disk has it; this one takes none away.
+//! - Who cuts off a change whose predecessor it does not know to be committed goes two changes back.
+//! - A snapshot is acknowledged if entries in memory cover it; entries that were cut off and came back
+//!   are counted twice.
+//! - A failed installation leaves the log in memory ahead of the disk; here it ends the node.
+//!
+//! And this model applies only what is on its own disk.
 //!
 //! As a leader it executes no SQL; it has a client's three wishes, for the simulation's sake: a transfer, a
 //! server added, a server given a vote.
@@ -384,7 +390,7 @@ impl CNode {
             last_index,
             echo: None,
         };
-        self.send(&to.clone(), Message::AppendEntriesResult(result));
+        self.send(to, Message::AppendEntriesResult(result));
     }
 
     fn send(&mut self, to: &PeerId, message: Message) {
