@@ -64,7 +64,7 @@ fn wait(what: &str, mut holds: impl FnMut() -> bool) {
 fn wait_for_promises(followers: &[Server]) {
     for follower in followers {
         wait("its longest promise is in a file", || {
-            promised(follower).is_some_and(|text| text == format!("{}\n", PROMISE.as_millis()))
+            promised(follower).is_some_and(|text| text == format!("{0} {0}\n", PROMISE.as_millis()))
         });
     }
 }

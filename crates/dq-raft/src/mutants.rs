@@ -118,11 +118,19 @@ pub enum Mutant {
     KeepOldSegments,
     /// Files of a snapshot that is not wanted stay on disk.
     ForgetDiscarded,
+    /// Whatever is wrong behind the valid batches of a segment is taken for a torn write.
+    DamageIsTorn,
+    /// The two files of term and vote are not held against each other.
+    MetadataAlone,
+    /// Entries that are read back for a follower are not held against their checksum.
+    ReadBackUnchecked,
+    /// The end of a snapshot leaves before its checksum was found right.
+    SendUnverified,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 56] = [
+    pub const ALL: [Mutant; 60] = [
         Mutant::SendBeforeTerm,
         Mutant::SayBeforeDurable,
         Mutant::CampaignBeforeDurable,
@@ -179,13 +187,17 @@ impl Mutant {
         Mutant::KeepReaders,
         Mutant::KeepOldSegments,
         Mutant::ForgetDiscarded,
+        Mutant::DamageIsTorn,
+        Mutant::MetadataAlone,
+        Mutant::ReadBackUnchecked,
+        Mutant::SendUnverified,
     ];
 }
 
 #[cfg(feature = "mutants")]
 thread_local! {
     /// A bit for each.
-    static BROKEN: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+    static BROKEN: std::cell::Cell<u128> = const { std::cell::Cell::new(0) };
 }
 
 /// Breaks a rule, or none, for the calling thread.
@@ -197,14 +209,14 @@ pub fn break_rule(mutant: Option<Mutant>) {
 /// Breaks several rules at once for the calling thread: one may stand behind another.
 #[cfg(feature = "mutants")]
 pub fn break_rules(mutants: &[Mutant]) {
-    let bits = mutants.iter().map(|mutant| 1 << *mutant as u64);
-    BROKEN.set(bits.fold(0, |all, bit: u64| all | bit));
+    let bits = mutants.iter().map(|mutant| 1 << *mutant as u32);
+    BROKEN.set(bits.fold(0, |all, bit: u128| all | bit));
 }
 
 /// Whether this rule is broken.
 #[cfg(feature = "mutants")]
 pub fn is_broken(mutant: Mutant) -> bool {
-    BROKEN.get() & (1 << mutant as u64) != 0
+    BROKEN.get() & (1 << mutant as u32) != 0
 }
 
 /// Whether this rule is broken: never.

@@ -15,7 +15,10 @@
 //! [`SimDisk::fail_when`] the next one of a kind. Only operations that change something or make it
 //! durable are counted: reading never fails here.
 //!
-//! Left out: reordering inside the durable part, sectors that decay, and reads that fail.
+//! [`SimDisk::rot`] flips bits of what is durable, and [`Fault::Misdirected`] puts the sectors of a write
+//! somewhere else; [`SimDisk::damaged`] names the files that this has hit.
+//!
+//! Left out: reordering inside the durable part, and reads that fail.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::IoSlice;
@@ -63,6 +66,20 @@ pub enum Fault {
     PowerCut,
     /// This operation works, and the power is cut at the one that comes so many after it.
     PowerCutAfter(u64),
+    /// This operation, a write, is said to work, and its sectors replace others, chosen by this number,
+    /// of any file's. Where they belong everything stays as it was.
+    Misdirected(u64),
+}
+
+/// A write that has landed elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misdirected {
+    /// The file that lacks it, by the name that it had then.
+    pub meant_for: String,
+    /// The file that has it.
+    pub landed_in: String,
+    /// What was there is what was to be there.
+    pub is_no_loss: bool,
 }
 
 impl SimDisk {
@@ -82,6 +99,7 @@ impl SimDisk {
                 state.inodes.push(Inode {
                     durable: content.clone(),
                     current: content,
+                    is_damaged: false,
                 });
                 state.durable_names.insert(name.to_owned(), inode);
                 state.names.insert(name.to_owned(), inode);
@@ -102,6 +120,8 @@ impl SimDisk {
                 operations: state.operations,
                 faults: BTreeMap::new(),
                 aimed: Vec::new(),
+                misdirected: state.misdirected.clone(),
+                elsewhere: None,
                 power_is_off: false,
                 space: state.space,
                 locks: BTreeMap::new(),
@@ -151,6 +171,63 @@ impl SimDisk {
     /// durable. Files open at that moment must not be used any more.
     pub fn power_cut(&self, loss: Loss) {
         self.state().power_cut(loss);
+    }
+
+    /// Flips the bits of `mask` in the byte at `offset` of what is durable of a file. Readers see it unless
+    /// something was written over it that is not durable yet. False if there is no such byte.
+    pub fn rot(&self, name: &str, offset: usize, mask: u8) -> bool {
+        let mut state = self.state();
+        let Some(&inode) = state.names.get(name) else {
+            return false;
+        };
+        let covered = state
+            .pending
+            .iter()
+            .any(|change| change.covers(inode, offset));
+        let Inode {
+            durable,
+            current,
+            is_damaged,
+        } = &mut state.inodes[inode];
+        let Some(byte) = Arc::make_mut(durable).get_mut(offset) else {
+            return false;
+        };
+        *byte ^= mask;
+        *is_damaged = true;
+        if !covered && let Some(byte) = Arc::make_mut(current).get_mut(offset) {
+            *byte ^= mask;
+        }
+        true
+    }
+
+    /// Names of the files that bits were flipped in, that have a write meant for others, or lack one of
+    /// theirs.
+    pub fn damaged(&self) -> Vec<String> {
+        let state = self.state();
+        let names = state.names.iter();
+        let damaged = names.filter(|(_, inode)| state.inodes[**inode].is_damaged);
+        damaged.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Writes that have landed elsewhere, in order.
+    pub fn misdirected(&self) -> Vec<Misdirected> {
+        self.state().misdirected.clone()
+    }
+
+    /// Forgets which files were damaged, not the damage.
+    pub fn forget_damage(&self) {
+        let mut state = self.state();
+        state.misdirected.clear();
+        for inode in &mut state.inodes {
+            inode.is_damaged = false;
+        }
+    }
+
+    /// What is durable of a file, whatever its name was then.
+    pub fn durable(&self, name: &str) -> Arc<Vec<u8>> {
+        let state = self.state();
+        let inode = state.names.get(name);
+        inode.map_or_else(Arc::default, |inode| state.inodes[*inode].durable.clone())
     }
 
     /// Names of all files as a process would see them, ascending.
@@ -206,6 +283,12 @@ impl SimDisk {
                 }
                 state.power_is_off = true;
                 failed(libc_errno::EIO)
+            }
+            Some(Fault::Misdirected(choice)) => {
+                state.elsewhere = Some(choice);
+                let done = act(&mut state);
+                state.elsewhere = None;
+                done.or_else(failed)
             }
             None => act(&mut state).or_else(failed),
         }
@@ -317,11 +400,14 @@ impl Disk for SimDisk {
             let end = offset + bytes.len() as u64;
             let current = state.inodes[file.inode].current.len() as u64;
             state.charge(end.saturating_sub(current))?;
-            state.change(Change::Write {
-                inode: file.inode,
-                offset: offset as usize,
-                bytes,
-            });
+            match state.elsewhere {
+                Some(choice) => state.write_elsewhere(file, offset as usize, &bytes, choice),
+                None => state.change(Change::Write {
+                    inode: file.inode,
+                    offset: offset as usize,
+                    bytes,
+                }),
+            }
             Ok(())
         })
     }
@@ -393,6 +479,9 @@ struct State {
     operations: u64,
     faults: BTreeMap<u64, Fault>,
     aimed: Vec<(Aim, Fault)>,
+    misdirected: Vec<Misdirected>,
+    /// The write that is being done goes elsewhere.
+    elsewhere: Option<u64>,
     power_is_off: bool,
     space: Option<u64>,
     locks: BTreeMap<String, Arc<()>>,
@@ -403,6 +492,7 @@ struct Inode {
     /// Shared with forks until one of them changes it.
     durable: Arc<Vec<u8>>,
     current: Arc<Vec<u8>>,
+    is_damaged: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -443,6 +533,60 @@ impl State {
             _ => apply_name(&mut self.names, &change),
         }
         self.pending.push(change);
+    }
+
+    /// Puts the sectors that a write would change over those of some file, durably, and leaves the file
+    /// itself as it is, but for its size.
+    fn write_elsewhere(&mut self, file: &SimFile, offset: usize, bytes: &[u8], choice: u64) {
+        let mut random = SplitMix(choice);
+        let mut below = |end: usize| (random.next() % end.max(1) as u64) as usize;
+        let end = offset + bytes.len();
+        let mut content = self.inodes[file.inode].current.to_vec();
+        if content.len() < end {
+            self.change(Change::Resize {
+                inode: file.inode,
+                size: end as u64,
+            });
+            content.resize(end, 0);
+        }
+        let is_no_loss = content[offset..end] == *bytes;
+        content[offset..end].copy_from_slice(bytes);
+        content.resize(content.len().next_multiple_of(SECTOR), 0);
+        let (first, last) = (offset / SECTOR, end.div_ceil(SECTOR));
+        let sectors = &content[first * SECTOR..last * SECTOR];
+
+        let places: Vec<(&String, &usize)> = self
+            .names
+            .iter()
+            .filter(|(_, inode)| !self.inodes[**inode].durable.is_empty())
+            .collect();
+        let mut landed_in = String::new();
+        if !places.is_empty() {
+            let (name, inode) = places[below(places.len())];
+            let Inode {
+                durable,
+                current,
+                is_damaged,
+            } = &mut self.inodes[*inode];
+            let mut sector = below(durable.len().div_ceil(SECTOR));
+            if *inode == file.inode && sector == first {
+                sector += 1;
+            }
+            for content in [durable, current] {
+                let content = Arc::make_mut(content);
+                let start = (sector * SECTOR).min(content.len());
+                let size = sectors.len().min(content.len() - start);
+                content[start..start + size].copy_from_slice(&sectors[..size]);
+            }
+            *is_damaged = true;
+            landed_in.clone_from(name);
+        }
+        self.inodes[file.inode].is_damaged = true;
+        self.misdirected.push(Misdirected {
+            meant_for: file.name.clone(),
+            landed_in,
+            is_no_loss,
+        });
     }
 
     fn charge(&self, more: u64) -> Result<(), i32> {
@@ -515,6 +659,19 @@ impl State {
 }
 
 impl Change {
+    /// Whether it says what the byte of a file at `offset` is.
+    fn covers(&self, file: usize, at: usize) -> bool {
+        match self {
+            Change::Write {
+                inode,
+                offset,
+                bytes,
+            } => *inode == file && (*offset..offset + bytes.len()).contains(&at),
+            Change::Resize { inode, size } => *inode == file && *size <= at as u64,
+            _ => false,
+        }
+    }
+
     fn inode_written(&self) -> Option<usize> {
         match self {
             Change::Write { inode, .. } | Change::Resize { inode, .. } => Some(*inode),
@@ -685,6 +842,47 @@ mod tests {
         disk.sync_data(&one).unwrap();
         assert!(disk.sync_data(&other).is_err());
         disk.sync_data(&other).unwrap();
+    }
+
+    #[test]
+    fn bits_flip_in_what_is_durable_until_it_is_written_again() {
+        let disk = SimDisk::with_files([("a", b"old".to_vec())]);
+        let file = disk.open("a").unwrap();
+        write(&disk, &file, 1, b"ew");
+        assert!(disk.rot("a", 0, 1) && disk.rot("a", 1, 1));
+        assert!(!disk.rot("a", 3, 1) && !disk.rot("b", 0, 1));
+        assert_eq!(disk.files()["a"], b"new");
+        assert_eq!(disk.damaged(), ["a"]);
+        let lost = disk.fork();
+        lost.power_cut(Loss::Everything);
+        assert_eq!(lost.files()["a"], b"nmd");
+        disk.sync_data(&file).unwrap();
+        disk.power_cut(Loss::Everything);
+        assert_eq!(disk.files()["a"], b"new");
+    }
+
+    #[test]
+    fn a_misdirected_write_replaces_sectors_and_leaves_its_own_as_they_were() {
+        let mut landed = BTreeSet::new();
+        for choice in 0..200 {
+            let files = [("a", vec![1; 1500]), ("b", vec![2; 700])];
+            let disk = SimDisk::with_files(files);
+            let file = disk.open("a").unwrap();
+            disk.fail(0, Fault::Misdirected(choice));
+            write(&disk, &file, 1000, &[7; 100]);
+            assert_eq!(disk.misdirected()[0].meant_for, "a");
+            let files = disk.files();
+            disk.power_cut(Loss::Everything);
+            assert_eq!(disk.files(), files, "it was durable at once");
+            let (a, b) = (&files["a"], &files["b"]);
+            assert_eq!((a.len(), b.len()), (1500, 700));
+            assert_ne!(a[1000..1024], [7; 24], "not here");
+            let whole = |content: &Vec<u8>| content.windows(100).position(|w| w == [7; 100]);
+            landed.insert((whole(a), whole(b)));
+        }
+        // 1000 is 488 in its sector; where a file ends the rest is lost.
+        let places = [(Some(488), None), (None, Some(488)), (None, None)];
+        assert!(landed.is_superset(&BTreeSet::from(places)), "{landed:?}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use dq_raft::log::identity;
 use dq_raft::{
     DataDir, DiskError, FsDisk, LogWriter, Options, ReadMode, ReadOptions, RecoverOptions,
-    Recovered, SnapshotError, SnapshotMeta, SnapshotReader,
+    Recovered,
 };
 
 use crate::fsm::{self, Images};
@@ -105,7 +105,7 @@ impl Load<'_> {
         }
         match &recovered.snapshot {
             None => Ok(Images::new()),
-            Some(meta) => read_databases(dir, meta).map_err(StartError::Snapshot),
+            Some(meta) => fsm::load_snapshot(dir.disk(), meta).map_err(StartError::Snapshot),
         }
     }
 
@@ -128,9 +128,4 @@ impl Load<'_> {
             ),
         }
     }
-}
-
-fn read_databases(dir: &DataDir, meta: &SnapshotMeta) -> Result<Images, SnapshotError> {
-    let mut reader = SnapshotReader::open(dir.disk(), meta)?;
-    fsm::read_snapshot(&mut reader).map_err(|error| reader.damage(&error))
 }

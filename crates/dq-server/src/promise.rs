@@ -1,4 +1,5 @@
-//! The file with the longest promise not to vote that this node may have given, in decimal milliseconds.
+//! The file with the longest promise not to vote that this node may have given, in decimal milliseconds,
+//! twice: a digit that has decayed would make it shorter.
 //!
 //! A longer one is durable before it can be given: after a crash the node must keep promises that it no
 //! longer remembers. C dqlite takes no notice of the file, and a node without it waits for nothing.
@@ -17,7 +18,9 @@ pub fn read<D: Disk>(disk: &D, unreadable: u64) -> Result<u64, DiskError> {
     match disk.read(PROMISE_FILE, 32) {
         Ok(bytes) => Ok(std::str::from_utf8(&bytes)
             .ok()
-            .and_then(|text| text.trim().parse().ok())
+            .and_then(|text| text.strip_suffix('\n')?.split_once(' '))
+            .filter(|(bound, again)| bound == again)
+            .and_then(|(bound, _)| bound.parse().ok())
             .filter(|bound| *bound < BOUND_END)
             .unwrap_or(unreadable)),
         Err(error) if error.is_too_large() => Ok(unreadable),
@@ -34,7 +37,11 @@ pub fn store<D: Disk>(disk: &D, bound_ms: u64) -> Result<(), DiskError> {
             _ => disk.sync_directory(),
         };
     }
-    disk::replace(disk, PROMISE_FILE, format!("{bound_ms}\n").as_bytes())
+    disk::replace(
+        disk,
+        PROMISE_FILE,
+        format!("{bound_ms} {bound_ms}\n").as_bytes(),
+    )
 }
 
 #[cfg(test)]
@@ -46,10 +53,32 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_understood_is_taken_for_the_longest_promise() {
         let long = [b'1'; 33];
-        let absurd = u64::MAX.to_string();
-        for content in [&b""[..], b"x", b"\xff", b"-1", absurd.as_bytes(), &long] {
+        let absurd = format!("{0} {0}\n", u64::MAX);
+        let odd = [
+            &b""[..],
+            b"x",
+            b"\xff",
+            b"-1 -1\n",
+            b"1\n",
+            b"1 2\n",
+            b"1 1",
+        ];
+        for content in odd.into_iter().chain([absurd.as_bytes(), &long]) {
             let disk = SimDisk::with_files([(PROMISE_FILE, content.to_vec())]);
             assert_eq!(read(&disk, 7), Ok(7), "{content:?}");
+        }
+    }
+
+    #[test]
+    fn no_bit_that_decays_makes_a_promise_shorter() {
+        let disk = SimDisk::new();
+        store(&disk, 1500).expect("stored");
+        let whole = disk.files()[PROMISE_FILE].clone();
+        for bit in 0..whole.len() * 8 {
+            let mut content = whole.clone();
+            content[bit / 8] ^= 1 << (bit % 8);
+            let disk = SimDisk::with_files([(PROMISE_FILE, content)]);
+            assert_eq!(read(&disk, 3000), Ok(3000), "bit {bit}");
         }
     }
 

@@ -175,6 +175,8 @@ impl World {
                 self.schedule_turn(node);
             }
             Fault::Transfer => return self.ask_for_transfer(leader),
+            Fault::BitRot => return self.rot(node),
+            Fault::Misdirected => return self.misdirect(node),
             _ => return false,
         }
         true
@@ -245,7 +247,8 @@ impl World {
             slot.disk.set_space(None);
             slot.disk.clear_faults();
             (slot.c_disk.full, slot.c_disk.fails, slot.c_disk.cut_in) = (false, false, None);
-            if !slot.runs() {
+            self.start_damaged_again(node);
+            if !self.nodes[node].runs() {
                 self.boot_in(node, MS);
             }
             self.schedule_turn(node);

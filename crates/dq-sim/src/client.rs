@@ -4,7 +4,7 @@
 //! Nothing but the world wakes them, so there is no executor and no waker that does anything.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
@@ -64,6 +64,12 @@ pub(crate) struct Shared {
     pub(crate) phase: Phase,
     /// The nodes' addresses, node 1 first.
     pub(crate) addresses: Vec<String>,
+    /// The nodes' ids, in the same order. A node that was replaced has another one than before.
+    pub(crate) ids: Vec<u64>,
+    /// Those of them that wait to be added before they start.
+    pub(crate) outside: BTreeSet<u64>,
+    /// A member is to be removed and another one added.
+    pub(crate) disordered: bool,
     /// What clients did and saw.
     pub(crate) history: History,
     /// The cluster is formed.

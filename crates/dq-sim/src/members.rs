@@ -33,13 +33,14 @@ pub(crate) async fn admin(client: Client, shape: Shape, think: u64) {
         match shape {
             Shape::Churning if client.ready().await => disturb(&client).await,
             Shape::Alone if client.ready().await => shrink(&client).await,
-            _ => {}
+            _ => replace(&client, shape).await,
         }
         client.think(10 * think).await;
     }
     restore(&client, shape).await;
     client.shared.borrow_mut().restored = true;
     while client.phase() != Phase::Verify {
+        replace(&client, shape).await;
         client.sleep(10 * MS).await;
     }
     while client.ready().await && !read_all(&client).await {
@@ -105,18 +106,29 @@ async fn shrink(client: &Client) {
     }
 }
 
-/// Gives every node its role, however long it takes.
+/// Where a node was replaced: removes the old member and adds the new one.
+async fn replace(client: &Client, shape: Shape) {
+    if client.shared.borrow().disordered {
+        restore(client, shape).await;
+    }
+}
+
+/// Gives every node its role, and removes those that are none any more, however long it takes.
 async fn restore(client: &Client, shape: Shape) {
-    let wanted = |id: u64| match shape == Shape::OneVoter && id > 1 {
+    let wanted = |place: usize| match shape == Shape::OneVoter && place > 0 {
         true => Role::Standby,
         false => Role::Voter,
     };
-    let addresses = client.shared.borrow().addresses.clone();
     while client.ready().await {
         let Ok(Answer::Members(members)) = client.call(&Request::Cluster { format: 1 }).await
         else {
             client.close();
             continue;
+        };
+        let (addresses, ids, outside) = {
+            let shared = client.shared.borrow();
+            let outside = shared.outside.clone();
+            (shared.addresses.clone(), shared.ids.clone(), outside)
         };
         let role = |id: u64| {
             members
@@ -124,25 +136,39 @@ async fn restore(client: &Client, shape: Shape) {
                 .find(|(member, _)| *member == id)
                 .map(|m| m.1)
         };
-        let wrong = (1..)
-            .zip(&addresses)
-            .find(|(id, _)| role(*id) != Some(wanted(*id)));
-        let Some((id, address)) = wrong else {
+        // Only a member that was added in so many words may start with nothing: then it is certain that
+        // the one before it is removed.
+        let former = members.iter().map(|member| member.0);
+        let mut former = former.filter(|id| !ids.contains(id) || outside.contains(id));
+        let mut places = ids.iter().enumerate();
+        let request = if let Some(id) = former.next() {
+            Request::Remove { id }
+        } else if let Some((place, id)) =
+            places.find(|(place, id)| role(**id) != Some(wanted(*place)))
+        {
+            match role(*id) {
+                None => Request::Add {
+                    id: *id,
+                    address: addresses[place].as_bytes(),
+                },
+                Some(_) => Request::Assign {
+                    id: *id,
+                    role: u64::from(wanted(place) == Role::Standby),
+                },
+            }
+        } else {
+            client.shared.borrow_mut().disordered = false;
             return;
         };
-        let request = match role(id) {
-            None => Request::Add {
-                id,
-                address: address.as_bytes(),
-            },
-            Some(_) => Request::Assign {
-                id,
-                role: u64::from(wanted(id) == Role::Standby),
-            },
-        };
-        if client.call(&request).await.is_err() {
-            client.close();
-            client.sleep(20 * MS).await;
+        match (client.call(&request).await, &request) {
+            (Ok(_), Request::Add { id, .. }) => {
+                client.shared.borrow_mut().outside.remove(id);
+            }
+            (Ok(_), _) => {}
+            (Err(_), _) => {
+                client.close();
+                client.sleep(20 * MS).await;
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use dq_raft::sim_disk::SimDisk;
 use dq_raft::{
     Bounds, Compression, DataDir, DiskError, DiskOp, Driver, LogEntry, LogRange, LogReader,
     LogWriter, OpenError, Options, Persist, ReadOptions, RecoverError, RecoverOptions,
-    SnapshotError, SnapshotMeta, SnapshotReader, SnapshotWriter,
+    SnapshotError, SnapshotMeta, SnapshotWriter,
 };
 use dq_server::config::Settings;
 use dq_server::exec::Finished;
@@ -196,21 +196,18 @@ impl Process {
             },
             ..RecoverOptions::default()
         };
-        let (mut recovered, mut writer) = dir.recover(&recover).map_err(of_recovery)?;
+        // As in the real one, nothing is changed before it is clear that the databases can be read.
+        let (mut recovered, mut writer, databases) = dir.recover_after(&recover, |found| {
+            let snapshot = found.snapshot.as_ref();
+            let images = snapshot.map(|meta| fsm::load_snapshot(disk, meta));
+            images.unwrap_or(Ok(Images::new())).map_err(of_snapshot)
+        })?;
         if recovered.term == 0 && us.id == 1 {
             drop(writer);
             dir.bootstrap(us.id, &us.address, &recover)
                 .map_err(of_recovery)?;
             (recovered, writer) = dir.recover(&recover).map_err(of_recovery)?;
         }
-        let databases = match &recovered.snapshot {
-            None => Images::new(),
-            Some(meta) => {
-                let mut reader = SnapshotReader::open(disk, meta).map_err(of_snapshot)?;
-                fsm::read_snapshot(&mut reader)
-                    .map_err(|error| BootError::Corrupt(error.to_string()))?
-            }
-        };
         let options = Options {
             id: us.id,
             election_timeout_ms: plan.election_ms / divisor,
@@ -371,6 +368,12 @@ impl Process {
 
 fn of_disk(error: DiskError) -> BootError {
     BootError::Disk(error.to_string())
+}
+
+impl From<RecoverError> for BootError {
+    fn from(error: RecoverError) -> BootError {
+        of_recovery(error)
+    }
 }
 
 fn of_recovery(error: RecoverError) -> BootError {

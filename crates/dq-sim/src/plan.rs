@@ -170,9 +170,13 @@ pub enum Fault {
     ClockJump,
     /// A leader is asked to hand over.
     Transfer,
+    /// Bits flip in a file.
+    BitRot,
+    /// A write lands elsewhere on its disk.
+    Misdirected,
 }
 
-/// All kinds.
+/// All kinds, but for those that damage disks.
 pub(crate) const FAULTS: [Fault; 22] = [
     Fault::Kill,
     Fault::KillBetweenOutputs,
@@ -217,6 +221,9 @@ impl Plan {
             faults.push(Fault::Kill);
         }
         let shape = rng.below(1000);
+        if shape >= SHAPES_END {
+            faults.extend(damages(rng, nodes));
+        }
         let snapshot_threshold = rng.pick(&[8, 30, 100, 1024]);
         let clients = rng.pick(&[1, 2, 4]);
         let think = rng.pick(&[MS, 5 * MS, 40 * MS]);
@@ -248,7 +255,7 @@ impl Plan {
             bursts: (period, busy.clamp(4 * MS, period)),
             churn: shape < 250,
             alone: (250..350).contains(&shape),
-            standbys: (350..430).contains(&shape),
+            standbys: (350..SHAPES_END).contains(&shape),
             c_nodes: (2..=nodes).filter(|_| rng.chance(200)).collect(),
             retuned: election_ms >= 1000 && rng.chance(300),
             at_leader: rng.pick(&[0, 500, 800]),
@@ -259,4 +266,22 @@ impl Plan {
             limits,
         }
     }
+}
+
+/// Of a thousand plans those in which the members change, or not all of them vote.
+const SHAPES_END: u64 = 430;
+
+/// Damage to disks, for plans in which a majority of the voters is left when one is replaced. Drawn from a
+/// generator of its own.
+fn damages(rng: &Rng, nodes: usize) -> Vec<Fault> {
+    let mut own = Rng::new(rng.clone().bits());
+    let mut faults = Vec::new();
+    if own.chance(350) {
+        faults.push(Fault::BitRot);
+    }
+    // What a sole node has acknowledged must not be lost without a trace.
+    if nodes > 1 && own.chance(250) {
+        faults.push(Fault::Misdirected);
+    }
+    faults
 }

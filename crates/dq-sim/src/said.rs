@@ -128,6 +128,11 @@ impl Said {
         (driver.last_index() < index || other).then_some(index)
     }
 
+    /// Entries from this one on may be lost: every other node has them.
+    pub(crate) fn excuse(&mut self, from: u64) {
+        self.stored = self.stored.filter(|(index, _)| *index < from);
+    }
+
     /// A node has read its disk.
     pub(crate) fn started(&self, driver: &Driver, disk: OnDisk) -> Result<(), String> {
         if disk.term < self.term {

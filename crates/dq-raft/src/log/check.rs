@@ -11,11 +11,12 @@ use dq_wire::disk::names::{FileName, SnapshotName};
 use crate::disk::{Disk, DiskError};
 use crate::log::format;
 use crate::log::identity;
-use crate::log::load::read_closed_segment;
+use crate::log::load::{last_nonzero, read_closed_segment};
 use crate::log::plan::{FileOp, Segment};
 use crate::log::recover::{RecoverError, RecoverOptions, Suspect, analyze, read_snapshot_meta};
 use crate::log::snapshot::{SnapshotError, SnapshotReader};
 use crate::log::survey::Survey;
+use crate::log::torn;
 use crate::types::LogEntry;
 
 /// What a data directory holds.
@@ -354,8 +355,9 @@ fn check_open<D: Disk>(disk: &D, file: String, size: u64) -> Result<SegmentRepor
     match format::decode_segment(&content, 0) {
         Ok(decoded) => {
             report.describe(&decoded.entries);
-            if format::valid_batch_follows(&content, decoded.end) {
-                report.problem = Some(format!("damaged batch at byte {}", decoded.end));
+            let used = last_nonzero(&content).map_or(0, |last| last + 1);
+            if let Some(why) = torn::damage(&content, decoded.end, used) {
+                report.problem = Some(format!("damaged batch at byte {}{why}", decoded.end));
             }
         }
         Err(_) if content.iter().all(|byte| *byte == 0) => {}

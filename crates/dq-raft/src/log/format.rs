@@ -1,13 +1,12 @@
 //! Between the log's words and the bytes of its files, which [`dq_wire::disk`] knows.
 
 use bytes::Bytes;
+use dq_wire::DecodeError;
 use dq_wire::EntryHeader;
 use dq_wire::disk::metadata::Metadata;
 use dq_wire::disk::names::{FileName, SnapshotName};
 use dq_wire::disk::segment::{self, Batches};
 use dq_wire::disk::snapshot_meta::{CONFIGURATION_SIZE_MAX, SnapshotMetaFile};
-use dq_wire::entry::decode_batch_header;
-use dq_wire::{DecodeError, Reader};
 
 use crate::log::plan::Segment;
 use crate::types::{LogEntry, SnapshotMeta};
@@ -160,38 +159,6 @@ pub(crate) fn decode_closed_segment(
         ));
     }
     Ok(decoded.entries)
-}
-
-/// True if the batch at `start`, which cannot be decoded, has a readable header, and the batch that
-/// follows according to it is valid.
-pub(crate) fn valid_batch_follows(content: &[u8], start: usize) -> bool {
-    /// The two checksums of a batch.
-    const CHECKSUMS_SIZE: usize = 8;
-
-    if content.len() < start + CHECKSUMS_SIZE {
-        return false;
-    }
-    let mut reader = Reader::at(content, start + CHECKSUMS_SIZE);
-    let Ok(headers) = decode_batch_header(&mut reader, segment::BATCH_ENTRIES_MAX) else {
-        return false;
-    };
-    let size: u64 = headers.iter().map(|header| u64::from(header.size)).sum();
-    let next = reader.offset() as u64 + size;
-    let rest = usize::try_from(next)
-        .ok()
-        .and_then(|next| content.get(next..));
-    rest.is_some_and(is_valid_batch)
-}
-
-/// True if the batch behind the first word of a segment is valid, whatever that word is.
-pub(crate) fn begins_with_valid_batch(content: &[u8]) -> bool {
-    let rest = content.get(segment::SEGMENT_HEAD.len()..);
-    rest.is_some_and(is_valid_batch)
-}
-
-fn is_valid_batch(bytes: &[u8]) -> bool {
-    let alone = [&segment::SEGMENT_HEAD, bytes].concat();
-    Batches::new(&alone).is_ok_and(|mut batches| matches!(batches.next(), Some(Ok(_))))
 }
 
 /// The content of a snapshot's `.meta` file.

@@ -9,6 +9,7 @@ use crate::log::format;
 use crate::log::plan::{self, FileOp, Segment};
 use crate::log::recover::{Analysis, RecoverError, RecoverOptions, Suspect, corrupt, set_aside};
 use crate::log::survey::Survey;
+use crate::log::torn;
 use crate::mutants::{Mutant, is_broken};
 use crate::types::LogEntry;
 
@@ -277,7 +278,7 @@ fn read_open_segment<D: Disk>(disk: &D, counter: u64) -> Result<OpenContent, Rec
     let Ok(end) = format::valid_size(&content) else {
         return match content.first_chunk().map(|word| u64::from_le_bytes(*word)) {
             // A torn first write can lack its first sector, and the first batch's header with it.
-            Some(0) if format::begins_with_valid_batch(&content) => {
+            Some(0) if torn::lacks_only_its_head(&content, last_byte + 1) => {
                 Err(damaged(format!("{name}: the format version is missing")))
             }
             Some(0) | None => Ok(OpenContent::Torn),
@@ -286,9 +287,9 @@ fn read_open_segment<D: Disk>(disk: &D, counter: u64) -> Result<OpenContent, Rec
             ))),
         };
     };
-    if format::valid_batch_follows(&content, end) {
+    if let Some(why) = torn::damage(&content, end, last_byte + 1) {
         return Err(damaged(format!(
-            "{name}: the batch at byte {end} is damaged, and a valid one follows"
+            "{name}: the batch at byte {end} is damaged{why}"
         )));
     }
     // Entries are parts of the buffer: they must not hold on to megabytes of zeros.
@@ -305,7 +306,7 @@ fn read_open_segment<D: Disk>(disk: &D, counter: u64) -> Result<OpenContent, Rec
 }
 
 /// Position of the last byte that is not zero; fast, since most of an open segment is.
-fn last_nonzero(content: &[u8]) -> Option<usize> {
+pub(crate) fn last_nonzero(content: &[u8]) -> Option<usize> {
     const ZEROS: [u8; 4096] = [0; 4096];
 
     let mut end = content.len();

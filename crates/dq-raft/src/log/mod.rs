@@ -10,7 +10,7 @@
 //!     ├─ identity whose directory it is
 //!     ├─ survey   what the names say           plan     which operations, in which order
 //!     └─ load     which segments count         execute  carries them out
-//!                                              reader   entries that are not in memory any more
+//!          └─ torn  or damaged                 reader   entries that are not in memory any more
 //!                                              snapshot databases ◀──▶ files, a chunk at a time
 //!  check     the same decisions, as a report
 //! ```
@@ -29,4 +29,5 @@ pub mod reader;
 pub mod recover;
 pub mod snapshot;
 mod survey;
+mod torn;
 pub mod writer;

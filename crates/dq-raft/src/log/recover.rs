@@ -6,7 +6,8 @@
 //! the wrong entries is worse than one that does not start.
 //!
 //! ```text
-//! metadata1, metadata2   the higher version counts; a torn one is as if it were not there
+//! metadata1, metadata2   the higher version counts; a torn one is as if it were not there; two that
+//!                        cannot have been written one after the other are refused
 //! snapshots              complete pairs only; the newest counts
 //! closed segments        the longest contiguous run up to the newest
 //! open segments          after it (or after the snapshot), in the order of their counters
@@ -21,7 +22,8 @@
 //! - *The entry at the snapshot's index has another term than the snapshot*: the same, earlier.
 //! - *An open segment without a valid batch*: if it is the last one written to, its first write was
 //!   torn, and it is set aside. If a later one holds entries it is damage, since a segment is durable
-//!   before the next one is written to. The same goes for a bad batch with a good one behind it.
+//!   before the next one is written to. The same goes for a bad batch with a good one behind it, and for
+//!   others that no torn write leaves: see [`torn`](crate::log::torn).
 //! - *Closed segments that end before the snapshot, and an open one with entries*: C dqlite can get
 //!   there, and gives the entries wrong indexes. Nothing in the files says which are right: refused.
 //!
@@ -262,6 +264,14 @@ impl Analysis {
                     return Err(corrupt(name, detail));
                 }
             }
+            if format::metadata_slot(&metadata) != slot && !is_broken(Mutant::MetadataAlone) {
+                let other = format::METADATA_NAMES[1 - slot];
+                let detail = format!(
+                    "{name} holds version {}, which belongs into {other}",
+                    metadata.version
+                );
+                return Err(corrupt(name, detail));
+            }
             found[slot] = Some(metadata);
             self.files.metadata_exists[slot] = true;
             self.read.push(name.to_owned());
@@ -269,6 +279,12 @@ impl Analysis {
         let [one, two] = found;
         self.files.metadata =
             Metadata::newer(one, two).map_err(|e| corrupt("metadata1", e.to_string()))?;
+        if let [Some(one), Some(two)] = found
+            && let Some(detail) = contradiction(one, two)
+            && !is_broken(Mutant::MetadataAlone)
+        {
+            return Err(corrupt("metadata1", detail));
+        }
         if let Some(newest) = self.files.metadata {
             self.recovered.term = newest.term;
             self.recovered.vote = newest.voted_for;
@@ -402,6 +418,32 @@ impl Analysis {
         self.repairs.extend(plan::remove_from_the_end(&segments));
         self.recovered.entries.clear();
         self.files.next_index = snapshot_index + 1;
+    }
+}
+
+/// Why `metadata1` and `metadata2` cannot both be what was written. They have no checksum, but each was
+/// written next after the other, and neither terms nor votes are ever taken back.
+fn contradiction(one: Metadata, two: Metadata) -> Option<String> {
+    let (old, new) = match one.version < two.version {
+        true => (one, two),
+        false => (two, one),
+    };
+    let (was, is) = (
+        format!("term {}, vote {}", old.term, old.voted_for),
+        format!("term {}, vote {}", new.term, new.voted_for),
+    );
+    let keeps_vote = old.voted_for == 0 || new.voted_for == old.voted_for;
+    if new.version - old.version != 1 {
+        Some(format!(
+            "metadata1 and metadata2 hold versions {} and {}: one is damaged",
+            one.version, two.version
+        ))
+    } else if new.term < old.term || new.term == old.term && !keeps_vote {
+        Some(format!(
+            "metadata1 and metadata2 hold {was}, and after it {is}: one is damaged"
+        ))
+    } else {
+        None
     }
 }
 

@@ -251,15 +251,11 @@ impl Sending<'_> {
         for piece in head {
             stream.write_all(&piece)?;
         }
-        let mut chunk = vec![0; CHUNK_BYTES];
-        loop {
-            let count = reader.read(&mut chunk)?;
-            if count == 0 {
-                break;
-            }
-            stream.write_all(&chunk[..count])?;
-            self.progress()?;
-        }
+        fsm::hand_on_snapshot(&mut reader, CHUNK_BYTES, |piece| {
+            stream.write_all(piece)?;
+            self.progress()
+        })?;
+        let mut chunk = [0; 256];
         // The peer reads to the end before it sees ours. One of our kind closes its side when it has
         // checked and taken what it got; a C node does so at once.
         stream.shutdown(std::net::Shutdown::Write)?;

@@ -16,6 +16,7 @@
 mod c_nodes;
 mod c_streams;
 mod clients;
+mod damage;
 mod disks;
 mod links;
 mod nodes;
@@ -36,7 +37,7 @@ use dq_raft::sim_disk::{Loss, SimDisk};
 use dq_raft::{Message, SnapshotMeta, SnapshotReader};
 use dq_server::exec::{self, Job};
 use dq_server::node::{Input, Output};
-use dq_server::{peers, promise};
+use dq_server::{fsm, peers, promise};
 use dq_vfs::{Version, Vfs};
 use dq_wire::{PROTOCOL_V1, Request};
 
@@ -52,6 +53,7 @@ use crate::plan::{Fault, MS, Plan, SECOND};
 use crate::rng::{Rng, hash, mix};
 use crate::said::Said;
 use crate::workload;
+use damage::Damage;
 
 /// Wait between two attempts to reach a peer, as in the real shell, ms.
 const RETRY_MS: u64 = 1000;
@@ -148,6 +150,8 @@ pub(crate) struct Slot {
     pub(crate) hurries: bool,
     /// A restart is scheduled.
     pub(crate) booting: bool,
+    /// What was done to its disk, until a start has got over it or the node is replaced.
+    pub(crate) damage: Option<Damage>,
     /// What it has told the others.
     said: Said,
 }
@@ -208,12 +212,16 @@ impl World {
                 dies_in: None,
                 hurries: false,
                 booting: false,
+                damage: None,
                 said: Said::default(),
             });
         }
         let shared = Rc::new(RefCell::new(Shared {
             phase: Phase::Setup,
+            ids: (1..).take(addresses.len()).collect(),
             addresses,
+            outside: BTreeSet::new(),
+            disordered: false,
             history: History::default(),
             formed: false,
             restored: false,

@@ -14,18 +14,20 @@ impl Slot {
 impl World {
     pub(super) fn boot(&mut self, node: usize) {
         self.nodes[node].booting = false;
-        if self.nodes[node].runs() {
+        if self.nodes[node].runs() || self.is_outside(node) {
             return;
         }
         if self.nodes[node].is_c {
             self.nodes[node].begin_life();
             return self.c_boot(node);
         }
+        self.look_for_damage(node);
         let divisor = match self.plan.retuned {
             true => self.rng.pick(&[1, 1, 4, 10]),
             false => 1,
         };
         let slot = &mut self.nodes[node];
+        let before = slot.is_damaged().then(|| slot.disk.files());
         slot.begin_life();
         let booted = Process::boot(
             &slot.us, &self.plan, divisor, self.seed, &slot.disk, &self.vfs,
@@ -38,10 +40,16 @@ impl World {
                 return self.boot_in(node, SECOND);
             }
             Err(BootError::Corrupt(why)) => {
+                if let Some(before) = before {
+                    return self.refused(node, &before, &why);
+                }
                 return self.fail(format!("node {} does not start: {why}", node + 1));
             }
         };
         self.trace(|| format!("n{} starts, life {}", node + 1, self.nodes[node].life));
+        if before.is_some() && !self.starts_all_the_same(node) {
+            return;
+        }
         let driver = process.machine.driver();
         self.checks.started(node, driver);
         let kept = files::check(&self.nodes[node].disk, driver, &BTreeSet::new())

@@ -16,6 +16,7 @@ impl World {
 
     pub(super) fn next_phase(&mut self) {
         self.after(10 * MS, Event::Phase);
+        self.go_on_replacing();
         let age = self.now - self.phase_since;
         let phase = self.shared.borrow().phase;
         match phase {
@@ -45,11 +46,13 @@ impl World {
                         .position(|count| *count == 0);
                     (shared.restored, idle)
                 };
-                if restored && idle.is_none() {
+                if restored && idle.is_none() && self.is_undamaged() {
                     self.enter(Phase::Stopping);
                 } else if age > self.grace() {
                     self.fail(format!(
-                        "no progress after all faults had ended: restored {restored}, idle client {idle:?}"
+                        "no progress after all faults had ended: restored {restored}, idle client {idle:?}, all disks \
+                         in order {}",
+                        self.is_undamaged()
                     ));
                 }
             }
@@ -95,6 +98,10 @@ impl World {
         if let Err(why) = pages {
             self.fail(why);
         }
+        self.check_history();
+    }
+
+    pub(super) fn check_history(&mut self) {
         let wrong = self.shared.borrow().history.check();
         for why in wrong {
             self.fail(why);

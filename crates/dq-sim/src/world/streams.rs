@@ -157,13 +157,18 @@ impl World {
             .node_at(address)
             .filter(|there| self.is_reachable(node, *there));
         let us = self.nodes[node].us.clone();
-        let data = read_snapshot(&self.nodes[node].disk, &meta);
-        let head = data.as_ref().and_then(|data| {
-            peers::encode(&Message::InstallSnapshot { term, meta }, data.len() as u64)
+        let reader = SnapshotReader::open(&self.nodes[node].disk, &meta).ok();
+        let head = reader.as_ref().and_then(|reader| {
+            peers::encode(&Message::InstallSnapshot { term, meta }, reader.size())
         });
-        let (Some(there), Some(data), Some(head)) = (there, data, head) else {
+        let (Some(there), Some(mut reader), Some(head)) = (there, reader, head) else {
             return self.post(node, Mail::SnapshotSent(to, false));
         };
+        let mut data = Vec::new();
+        let whole = fsm::hand_on_snapshot(&mut reader, SNAPSHOT_CHUNK, |piece| {
+            data.extend_from_slice(piece);
+            Ok(())
+        });
         let link = self.open_link(End::Gone, node, there);
         self.send(link, 0, Item::Bytes(introduction(&us)));
         self.send(link, 0, Item::Bytes(head.concat().into()));
@@ -173,6 +178,10 @@ impl World {
             self.send(link, 0, Item::Bytes(data.slice(start..end)));
         }
         self.hang_up(link, 0);
+        if let Err(why) = whole {
+            self.trace(|| format!("n{} breaks off: {why}", node + 1));
+            return self.post(node, Mail::SnapshotSent(to, false));
+        }
         // The end of a stream may fail although all of it has arrived: then it is sent again.
         let sent = self.rng.chance(700);
         let later = self.delay();
@@ -189,13 +198,6 @@ pub(super) fn introduction(us: &Identity) -> Bytes {
     }
     .encode(&mut bytes);
     bytes.into()
-}
-
-fn read_snapshot(disk: &SimDisk, meta: &SnapshotMeta) -> Option<Vec<u8>> {
-    let mut reader = SnapshotReader::open(disk, meta).ok()?;
-    let mut data = Vec::new();
-    std::io::Read::read_to_end(&mut reader, &mut data).ok()?;
-    Some(data)
 }
 
 pub(super) fn brief(message: &Message) -> String {

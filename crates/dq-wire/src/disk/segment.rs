@@ -126,6 +126,15 @@ impl<'a> Batches<'a> {
         })
     }
 
+    /// Begins to read where a batch may begin, whatever stands before it.
+    pub fn at(segment: &'a [u8], offset: usize) -> Batches<'a> {
+        Batches {
+            segment,
+            offset: offset.min(segment.len()),
+            failed: false,
+        }
+    }
+
     /// The end of the batches read so far; after an error, that of the valid part of the segment.
     pub fn offset(&self) -> usize {
         self.offset
