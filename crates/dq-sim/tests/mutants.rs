@@ -238,6 +238,27 @@ found! {
     a_leadership_between_two_looks: SameRoleSameEpoch & LookSeldom within 40, |plan| {
         coming_back(plan);
     };
+    damage_taken_for_a_torn_write: DamageIsTorn within 200, |plan| {
+        plan.fault_interval = 100 * MS;
+        plan.faults = vec![Fault::BitRot, Fault::Misdirected, Fault::Kill, Fault::PowerCut];
+    };
+    term_and_vote_in_two_files_that_contradict: MetadataAlone within 200, |plan| {
+        plan.fault_interval = 100 * MS;
+        plan.faults = vec![Fault::BitRot, Fault::Kill, Fault::Isolate];
+    };
+    entries_read_back_and_not_checked: ReadBackUnchecked within 200, |plan| {
+        plan.snapshot_threshold = 1024;
+        plan.snapshot_trailing = 8192;
+        plan.at_leader = 900;
+        plan.faults = vec![Fault::BitRot, Fault::Isolate, Fault::Isolate, Fault::Kill];
+    };
+    a_snapshot_that_leaves_before_it_was_found_right: SendUnverified within 200, |plan| {
+        plan.snapshot_threshold = 200;
+        plan.snapshot_trailing = 10;
+        plan.segment_size = 16 << 10;
+        plan.at_leader = 900;
+        plan.faults = vec![Fault::BitRot, Fault::Isolate, Fault::Isolate, Fault::Kill];
+    };
     a_text_refused_in_its_middle: PartlyDoneRefused within 200, |plan| {
         // Transfers to nodes that do not hear of them take as long as an election.
         plan.clients = 4;
