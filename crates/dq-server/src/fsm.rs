@@ -322,13 +322,8 @@ mod tests {
             configuration_index: 1,
         };
         let written = SimDisk::new();
-        write_snapshot(
-            &written,
-            meta.clone(),
-            &[(name, version)],
-            Compression::Lz4,
-        )
-        .expect("it is written");
+        write_snapshot(&written, meta.clone(), &[(name, version)], Compression::Lz4)
+            .expect("it is written");
         let whole = &written.files()["tmp-snapshot-2-9-1"];
         let send = |content: Vec<u8>, piece_size| {
             let disk = SimDisk::with_files([("snapshot-2-9-1", content)]);

@@ -222,7 +222,7 @@ impl Plan {
         }
         let shape = rng.below(1000);
         if shape >= SHAPES_END {
-            faults.extend(damages(rng, nodes));
+            faults.extend(damages(rng.aside(2), nodes));
         }
         let snapshot_threshold = rng.pick(&[8, 30, 100, 1024]);
         let clients = rng.pick(&[1, 2, 4]);
@@ -271,10 +271,8 @@ impl Plan {
 /// Of a thousand plans those in which the members change, or not all of them vote.
 const SHAPES_END: u64 = 430;
 
-/// Damage to disks, for plans in which a majority of the voters is left when one is replaced. Drawn from a
-/// generator of its own.
-fn damages(rng: &Rng, nodes: usize) -> Vec<Fault> {
-    let mut own = Rng::new(rng.clone().bits());
+/// Damage to disks, for plans in which a majority of the voters is left when one is replaced.
+fn damages(mut own: Rng, nodes: usize) -> Vec<Fault> {
     let mut faults = Vec::new();
     if own.chance(350) {
         faults.push(Fault::BitRot);
