@@ -308,7 +308,7 @@ mod tests {
     fn no_bit_of_a_snapshot_file_decays_and_a_peer_gets_it_whole() {
         let name = Bytes::from_static(b"main");
         let pages = (0..3).map(|n| Page::copy_from(&[n * 3; PAGE_SIZE]));
-        let version = Version::from_pages(1, pages.collect());
+        let version = Version::from_pages(1, pages);
         let servers = vec![Server {
             id: 1,
             address: "a".to_owned(),

@@ -54,6 +54,14 @@ fn coming_back(plan: &mut Plan) {
     plan.faults = vec![Fault::Shatter];
 }
 
+/// Disks decay, and all nodes start again and again.
+fn decaying(plan: &mut Plan) {
+    plan.clients = 1;
+    plan.loyal = 0;
+    plan.fault_interval = 100 * MS;
+    plan.faults = vec![Fault::BitRot, Fault::BitRot, Fault::PowerCutAll];
+}
+
 fn run(seed: u64, change: fn(&mut Plan)) -> Report {
     let mut plan = Plan::new(&mut Rng::new(seed));
     busy(&mut plan);
@@ -238,26 +246,30 @@ found! {
     a_leadership_between_two_looks: SameRoleSameEpoch & LookSeldom within 40, |plan| {
         coming_back(plan);
     };
-    damage_taken_for_a_torn_write: DamageIsTorn within 200, |plan| {
-        plan.fault_interval = 100 * MS;
-        plan.faults = vec![Fault::BitRot, Fault::Misdirected, Fault::Kill, Fault::PowerCut];
+    damage_taken_for_a_torn_write: DamageIsTorn within 40, |plan| {
+        decaying(plan);
+        plan.segment_size = 256 << 10;
+        plan.snapshot_threshold = 1024;
     };
-    term_and_vote_in_two_files_that_contradict: MetadataAlone within 200, |plan| {
-        plan.fault_interval = 100 * MS;
-        plan.faults = vec![Fault::BitRot, Fault::Kill, Fault::Isolate];
+    term_and_vote_in_two_files_that_contradict: MetadataAlone within 40, |plan| {
+        decaying(plan);
     };
-    entries_read_back_and_not_checked: ReadBackUnchecked within 200, |plan| {
+    entries_read_back_and_not_checked: ReadBackUnchecked within 40, |plan| {
+        decaying(plan);
         plan.snapshot_threshold = 1024;
         plan.snapshot_trailing = 8192;
-        plan.at_leader = 900;
-        plan.faults = vec![Fault::BitRot, Fault::Isolate, Fault::Isolate, Fault::Kill];
+        plan.chaos = 12_000 * MS;
+        plan.fault_interval = 300 * MS;
+        plan.faults = vec![Fault::BitRot, Fault::Isolate, Fault::Isolate];
     };
-    a_snapshot_that_leaves_before_it_was_found_right: SendUnverified within 200, |plan| {
-        plan.snapshot_threshold = 200;
+    a_snapshot_that_leaves_before_it_was_found_right: SendUnverified within 40, |plan| {
+        decaying(plan);
+        plan.snapshot_threshold = 150;
         plan.snapshot_trailing = 10;
         plan.segment_size = 16 << 10;
-        plan.at_leader = 900;
-        plan.faults = vec![Fault::BitRot, Fault::Isolate, Fault::Isolate, Fault::Kill];
+        plan.chaos = 12_000 * MS;
+        plan.fault_interval = 300 * MS;
+        plan.faults = vec![Fault::BitRot, Fault::Isolate, Fault::Isolate];
     };
     a_text_refused_in_its_middle: PartlyDoneRefused within 200, |plan| {
         // Transfers to nodes that do not hear of them take as long as an election.

@@ -46,6 +46,11 @@ const WRITES: [Aim; 4] = [
     |operation, name| operation == Operation::Write && name.contains("metadata"),
 ];
 
+/// Whether these are an open segment's bytes, or term and vote.
+fn is_log(name: &str) -> bool {
+    name.starts_with("open-") || name.contains("metadata")
+}
+
 impl Slot {
     /// Whether there is something on its disk that a start has to get over.
     pub(super) fn is_damaged(&self) -> bool {
@@ -84,22 +89,27 @@ impl World {
             false => content.len(),
         };
         let at = self.rng.below(end as u64) as usize;
-        let count = self.rng.pick(&[1, 1, 1, 4]).min(content.len() - at);
+        // One bit, one in each of four bytes, or one in each sector.
+        let step = self.rng.pick(&[content.len(), content.len(), 1, 512]);
+        let count = match step {
+            512 => usize::MAX,
+            _ => 4,
+        };
         let damage = self.consequence(node, name, at);
         // A sole node's word cannot be replaced.
         if self.nodes.len() == 1 && damage != Damage::Noticed(None) {
             return false;
         }
-        let count = match damage {
-            Damage::Noticed(None) if !name.starts_with("metadata") => count,
-            _ => 1,
-        };
-        for at in at..at + count {
-            disk.rot(name, at, 1 << self.rng.below(8));
+        // Where it matters which byte it is, it is that one.
+        let is_many = damage == Damage::Noticed(None) && !is_log(name);
+        let count = if is_many { count } else { 1 };
+        let places: Vec<usize> = (at..content.len()).step_by(step).take(count).collect();
+        for at in &places {
+            disk.rot(name, *at, 1 << self.rng.below(8));
         }
         self.trace(|| {
-            let node = node + 1;
-            format!("n{node}: {count} bytes of {name} from {at} on decay: {damage:?}")
+            let (node, bytes) = (node + 1, places.len());
+            format!("n{node}: {bytes} bytes of {name} from {at} on decay: {damage:?}")
         });
         self.nodes[node].damage = Some(damage);
         true
@@ -173,7 +183,6 @@ impl World {
         // A power cut, for one, takes it back.
         slot.disk.clear_faults();
         let misdirected = slot.disk.misdirected();
-        let is_log = |name: &str| name.starts_with("open-") || name.contains("metadata");
         let is_noticed = misdirected.iter().all(|write| {
             let lost = is_log(&write.meant_for) || write.meant_for.ends_with(".meta");
             (write.is_no_loss || !lost) && !is_log(&write.landed_in)
@@ -266,6 +275,10 @@ impl World {
             }
             if !self.shared.borrow().disordered {
                 self.nodes[node].damage = None;
+                if self.shared.borrow().phase == Phase::Healing {
+                    // Only now the last fault has ended.
+                    self.phase_since = self.now;
+                }
             }
         }
     }
