@@ -146,7 +146,7 @@ impl World {
         let Some(process) = &self.nodes[node].process else {
             return Damage::Unnoticed;
         };
-        let last = process.on_disk().last_index;
+        let last = process.writer.last_index();
         let term = process.machine.driver().term_at(last);
         let have = |slot: &Slot| {
             slot.process.as_ref().is_some_and(|other| {
