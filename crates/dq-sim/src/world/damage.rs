@@ -59,9 +59,12 @@ impl Slot {
 }
 
 impl World {
-    /// Whether this node's disk may be damaged now.
+    /// Whether this node's disk may be damaged now. Where it is to be replaced, another one of ours has to
+    /// lead.
     fn may_be_damaged(&self, node: usize) -> bool {
-        self.nodes[node].process.is_some() && self.is_undamaged()
+        let ours = self.nodes.iter().filter(|slot| !slot.is_c).count();
+        let may_lead = ours > 1 || self.nodes.len() == 1;
+        self.nodes[node].process.is_some() && may_lead && self.is_undamaged()
     }
 
     /// Whether all disks are in order, and all nodes members.
