@@ -28,6 +28,9 @@ const ROW_BYTES_MAX: usize = 63 << 20;
 /// How long the cluster may give no sign of life; the COMMIT of much data takes a while.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// SQLITE_FULL.
+const FULL: i32 = 13;
+
 /// C dqlite (1.11.1 at least) fails with code 522 once a transaction has more pages than SQLite's cache.
 const CACHE: &str = "PRAGMA cache_size=-65536";
 
@@ -84,11 +87,12 @@ impl Import {
         if transaction.query_row(count, (), |row| row.get::<i64>(0))? != Some(0) {
             return Err(format!("database {:?} is not empty", self.database).into());
         }
-        let rows = load(&mut source, &tables, &mut transaction)?;
+        let rows = load(&mut source, &tables, &mut transaction)
+            .map_err(|error| format!("{error}; nothing was loaded"))?;
         transaction
             .commit()
             .map_err(|error| match error.outcome() {
-                Outcome::NotDone => format!("{error}; nothing was loaded"),
+                Outcome::NotDone => format!("{error}{}; nothing was loaded", hint(&error)),
                 _ => format!("{error}; look whether the database has tables: if so, it has all"),
             })?;
         let made = tables.iter().filter(|table| table.kind != Kind::Shadow);
@@ -102,13 +106,28 @@ impl Import {
     }
 }
 
+impl Table {
+    /// What went wrong, and with which table.
+    fn said(&self, error: &(dyn Error + 'static)) -> String {
+        format!("table {}: {error}{}", self.name, hint(error))
+    }
+}
+
+/// What to think of where the error does not say so itself.
+fn hint(error: &(dyn Error + 'static)) -> &'static str {
+    match error.downcast_ref().and_then(dq_client::Error::sqlite_code) {
+        Some(FULL) => " (a transaction may change 256 MiB of pages; or a node's disk is full)",
+        _ => "",
+    }
+}
+
 /// Carries everything over; the number of rows.
 fn load(source: &mut Source, tables: &[Table], target: &mut Session) -> Result<u64> {
     let mut rows = 0;
     for table in tables {
         if table.kind != Kind::Shadow {
             let made = target.execute(&table.sql, ());
-            made.map_err(|error| format!("table {}: {error}", table.name))?;
+            made.map_err(|error| table.said(&error))?;
         }
     }
     for table in tables {
@@ -116,8 +135,7 @@ fn load(source: &mut Source, tables: &[Table], target: &mut Session) -> Result<u
             target.execute(&format!("DELETE FROM {}", quoted(&table.name)), ())?;
         }
         if table.kind != Kind::Virtual {
-            let loaded = load_rows(source, table, target);
-            rows += loaded.map_err(|error| format!("table {}: {error}", table.name))?;
+            rows += load_rows(source, table, target).map_err(|error| table.said(&*error))?;
         }
     }
     // The highest row ids that were ever used, and what ANALYZE has found.
