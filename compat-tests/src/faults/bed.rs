@@ -17,6 +17,8 @@ use crate::servers::{Kind, Options, Server, probe_leader};
 /// How long the cluster may take to be whole again when all is well.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 const PORT: u16 = 9000;
+/// The latency setting of nodes, unless a test wants another: an election timeout of 300 ms.
+pub(super) const LATENCY_MS: u32 = 20;
 
 /// Clients whose requests fail soon and are not tried again.
 pub fn impatient() -> Config {
@@ -54,6 +56,7 @@ pub struct Bed {
     /// How nodes of C dqlite have ended without being told to, and started again.
     pub c_ended: Vec<String>,
     namespaces: Vec<Namespace>,
+    latency_ms: u32,
     arguments: Vec<String>,
     c_arguments: Vec<String>,
     small: Option<SmallDisk>,
@@ -65,11 +68,17 @@ impl Bed {
     /// # Panics
     /// As [`Bed::start_kinds`].
     pub fn start(voters: usize, others: usize, arguments: &[&str], seed: u64) -> Bed {
-        Bed::start_kinds(&vec![Kind::Ours; voters], others, (arguments, &[]), seed)
+        Bed::start_kinds(
+            &vec![Kind::Ours; voters],
+            others,
+            (arguments, &[]),
+            LATENCY_MS,
+            seed,
+        )
     }
 
     /// Starts voters of these kinds, and has place for `others` more of ours. The arguments are those for
-    /// our program, and those for `c-node`.
+    /// our program, and those for `c-node`; the latency setting is that of all.
     ///
     /// The calling thread, which talks to them, is in the clients' namespace from then on.
     ///
@@ -79,6 +88,7 @@ impl Bed {
         voters: &[Kind],
         others: usize,
         arguments: (&[&str], &[&str]),
+        latency_ms: u32,
         seed: u64,
     ) -> Bed {
         let owned = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
@@ -98,6 +108,7 @@ impl Bed {
             wire,
             c_ended: Vec::new(),
             namespaces,
+            latency_ms,
             arguments: owned(arguments.0),
             c_arguments: owned(arguments.1),
             small: None,
@@ -137,7 +148,7 @@ impl Bed {
             id: u64::from(number),
             address: Some(format!("{}:{PORT}", namespace::address(number))),
             parent_dir,
-            latency_ms: Some(20),
+            latency_ms: Some(self.latency_ms),
             arguments: self.arguments.clone(),
             c_arguments: self.c_arguments.clone(),
             ..Options::default()

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::bed::{Bed, CUT, PATIENCE};
+use super::bed::{Bed, CUT, LATENCY_MS, PATIENCE};
 use super::history::{Counts, History, Told};
 use super::load::{self, DATABASE, Load, MONEY};
 use super::namespace::Namespace;
@@ -98,7 +98,7 @@ pub fn run(settings: &Settings) -> Report {
     ];
     let c_arguments = ["--snapshot-threshold", "256", "--snapshot-trailing", "256"];
     let arguments = (&arguments[..], &c_arguments[..]);
-    let mut bed = Bed::start_kinds(&settings.nodes, 0, arguments, rng.word());
+    let mut bed = Bed::start_kinds(&settings.nodes, 0, arguments, LATENCY_MS, rng.word());
     let addresses = bed.addresses();
     load::set_up(&load::pool(&addresses)).expect("the tables can be made");
     let load = Load {
