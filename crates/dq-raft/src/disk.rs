@@ -241,13 +241,19 @@ impl std::error::Error for DiskError {}
 /// before.
 ///
 /// # Errors
-/// The disk's; the file is as it was.
+/// The disk's; the file is as it was, and nothing is left beside it if that can be helped.
 pub fn replace<D: Disk>(disk: &D, name: &str, contents: &[u8]) -> Result<(), DiskError> {
     let temporary = names::temporary(&name);
-    let file = disk.create(&temporary)?;
-    disk.write_at(&file, 0, &[IoSlice::new(contents)])?;
-    disk.sync_data(&file)?;
-    disk.rename(&temporary, name)?;
+    let put = || {
+        let file = disk.create(&temporary)?;
+        disk.write_at(&file, 0, &[IoSlice::new(contents)])?;
+        disk.sync_data(&file)?;
+        disk.rename(&temporary, name)
+    };
+    put().inspect_err(|_| {
+        // What cannot be removed now is removed at the next start.
+        let _ = disk.remove(&temporary);
+    })?;
     disk.sync_directory()
 }
 

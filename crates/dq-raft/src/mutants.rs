@@ -126,11 +126,15 @@ pub enum Mutant {
     ReadBackUnchecked,
     /// The end of a snapshot leaves before its checksum was found right.
     SendUnverified,
+    /// Writers that wait for room are not woken when there is some.
+    ForgetCrowded,
+    /// A node stands for election once in its life.
+    StandOnce,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 60] = [
+    pub const ALL: [Mutant; 62] = [
         Mutant::SendBeforeTerm,
         Mutant::SayBeforeDurable,
         Mutant::CampaignBeforeDurable,
@@ -191,6 +195,8 @@ impl Mutant {
         Mutant::MetadataAlone,
         Mutant::ReadBackUnchecked,
         Mutant::SendUnverified,
+        Mutant::ForgetCrowded,
+        Mutant::StandOnce,
     ];
 }
 

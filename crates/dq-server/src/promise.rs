@@ -46,7 +46,7 @@ pub fn store<D: Disk>(disk: &D, bound_ms: u64) -> Result<(), DiskError> {
 
 #[cfg(test)]
 mod tests {
-    use dq_raft::sim_disk::SimDisk;
+    use dq_raft::sim_disk::{Fault, SimDisk};
 
     use super::*;
 
@@ -79,6 +79,17 @@ mod tests {
             content[bit / 8] ^= 1 << (bit % 8);
             let disk = SimDisk::with_files([(PROMISE_FILE, content)]);
             assert_eq!(read(&disk, 3000), Ok(3000), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_bound_that_cannot_be_stored_leaves_no_file_behind() {
+        for operation in 0..4 {
+            let disk = SimDisk::new();
+            disk.fail(disk.operations() + operation, Fault::Error(5));
+            store(&disk, 1500).expect_err("the disk fails");
+            assert!(disk.files().is_empty(), "at operation {operation}");
+            store(&disk, 1500).expect("the next time it is stored");
         }
     }
 

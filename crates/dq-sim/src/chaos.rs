@@ -37,7 +37,9 @@ impl World {
         self.after(next, Event::Fault);
         let fault = self.plan.faults[self.rng.below(self.plan.faults.len() as u64) as usize];
         let node = self.rng.below(self.nodes.len() as u64) as usize;
+        let spares = self.plan.spares_majority;
         let node = match self.leader() {
+            _ if spares => self.minority().start + node % self.minority().len(),
             Some(leader) if self.rng.chance(self.plan.at_leader) => leader,
             _ => node,
         };
@@ -50,6 +52,12 @@ impl World {
     /// A fault's length.
     fn a_while(&mut self) -> u64 {
         self.rng.between(1, 4 * self.plan.election_ms) * MS
+    }
+
+    /// The nodes that faults hit if they spare a majority.
+    fn minority(&self) -> std::ops::Range<usize> {
+        let count = self.nodes.len();
+        count - (count - 1) / 2..count
     }
 
     fn leader(&self) -> Option<usize> {
@@ -89,6 +97,21 @@ impl World {
         }
         let runs = self.nodes[node].runs();
         let leader = self.leader();
+        if self.plan.spares_majority {
+            let (minority, count) = (self.minority(), self.nodes.len());
+            match fault {
+                Fault::Partition | Fault::Isolate | Fault::Shatter => {
+                    let hit = |site| minority.contains(&site);
+                    self.cut(|from, to| from.max(to) < count && (hit(from) || hit(to)));
+                    return true;
+                }
+                // These are about whoever it may be.
+                Fault::PowerCutAll | Fault::Reset | Fault::HalfOpen | Fault::Transfer => {
+                    return false;
+                }
+                _ => {}
+            }
+        }
         match fault {
             Fault::Kill if runs => self.die(node, Death::Kill),
             Fault::KillBetweenOutputs if runs => {

@@ -72,6 +72,10 @@ pub struct Report {
     pub compared: u64,
     /// Operations of clients that were written down.
     pub moments: u64,
+    /// How many nodes there were.
+    pub nodes: usize,
+    /// How much of the time that it may take something took, in thousandths.
+    pub shares: BTreeMap<&'static str, u64>,
     /// How near its bound each use of memory came, in thousandths.
     pub reached: BTreeMap<&'static str, u64>,
 }
@@ -134,6 +138,8 @@ pub fn run_plan(seed: u64, plan: Plan, rng: Rng, verbose: bool) -> Report {
             hash: world.hash,
             compared: world.checks.compared,
             moments,
+            nodes: world.nodes.len(),
+            shares: std::mem::take(&mut world.shares),
             reached: std::mem::take(&mut world.checks.reached),
         }
     }));

@@ -75,6 +75,8 @@ pub struct Plan {
     pub slow_reading: u64,
     /// Bounds on the memory of nodes.
     pub limits: Limits,
+    /// Faults hit a minority of the nodes only, and for long: the others have to go on.
+    pub spares_majority: bool,
 }
 
 /// Bounds on the memory of nodes.
@@ -207,6 +209,7 @@ impl Plan {
     pub fn new(rng: &mut Rng) -> Plan {
         // From a generator of its own: seeds that somebody has named keep their meaning.
         let limits = Limits::new(&mut rng.aside(1));
+        let spares = rng.aside(2).chance(150);
         let nodes = rng.pick(&[1, 3, 3, 3, 3, 5]);
         let mode = rng.pick(&[ReadMode::Quorum, ReadMode::Quorum, ReadMode::Lease]);
         let election_ms = rng.pick(&[150, 300, 1000, 3000]);
@@ -235,7 +238,7 @@ impl Plan {
         let one = think + 2 * delay_max + disk_max;
         let period = election_ms * MS;
         let busy = period * operations * one / (chaos * WORKLOADS * clients as u64);
-        Plan {
+        let mut plan = Plan {
             nodes,
             mode,
             election_ms,
@@ -264,7 +267,27 @@ impl Plan {
             faults,
             slow_reading: rng.pick(&[0, 0, 500]),
             limits,
+            spares_majority: false,
+        };
+        if spares && plan.can_spare_majority() {
+            plan.spare_majority();
         }
+        plan
+    }
+
+    fn can_spare_majority(&self) -> bool {
+        let changes = self.churn || self.alone || self.standbys || self.retuned;
+        self.nodes > 1 && !changes
+    }
+
+    /// Makes faults hit a minority only, for several times as long as the others may need to go on.
+    pub fn spare_majority(&mut self) {
+        let chaos = 3 * (4 * SECOND + 28 * self.election_ms * MS);
+        // As many operations in more time.
+        let busy = self.bursts.1 * self.chaos / chaos;
+        self.bursts.1 = busy.clamp((4 * MS).min(self.bursts.1), self.bursts.0);
+        self.chaos = chaos;
+        self.spares_majority = true;
     }
 }
 

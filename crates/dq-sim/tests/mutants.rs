@@ -42,6 +42,7 @@ fn busy(plan: &mut Plan) {
     plan.fault_interval = 200 * MS;
     plan.slow_reading = 0;
     plan.limits = Limits::default();
+    plan.spares_majority = false;
 }
 
 /// Leaders are cut off until they give up, and often lead again.
@@ -309,5 +310,17 @@ found! {
         plan.snapshot_threshold = 8;
         plan.snapshot_trailing = 8;
         plan.faults = vec![Fault::Isolate, Fault::OneWay, Fault::SlowDisk];
+    };
+    a_silent_follower_that_is_forgotten: ForgetSilent within 20, |plan| {
+        plan.faults = vec![Fault::Isolate, Fault::Pause];
+    };
+    writers_that_are_not_woken: ForgetCrowded within 20, |plan| {
+        plan.limits.ahead = 16 << 10;
+        plan.faults = vec![Fault::SlowDisk];
+    };
+    a_node_that_stands_once: StandOnce within 20, |plan| {
+        plan.loyal = 1;
+        plan.spare_majority();
+        plan.faults = vec![Fault::Pause, Fault::Isolate];
     };
 }

@@ -172,7 +172,7 @@ impl Driver {
                 self.raw.raft.election_elapsed = 0;
                 return;
             }
-            if self.is_bound() {
+            if self.is_bound() || is_broken(Mutant::StandOnce) && self.campaigns > 0 {
                 return; // the next tick after the promise is the one
             }
             self.campaigns += 1;

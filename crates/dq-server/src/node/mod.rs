@@ -477,6 +477,11 @@ impl Machine {
         self.driver.set_promise_bound(bound_ms);
     }
 
+    /// Whether this node leads and answers.
+    pub fn is_serving(&self) -> bool {
+        self.open
+    }
+
     /// What the node looks like now.
     pub fn status(&self) -> Status {
         Status {

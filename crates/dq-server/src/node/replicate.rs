@@ -296,7 +296,9 @@ impl Machine {
             },
         };
         self.release(&name, out);
-        self.wake_crowded(out);
+        if !is_broken(Mutant::ForgetCrowded) {
+            self.wake_crowded(out);
+        }
         self.drop_if_deleted(&name);
     }
 

@@ -83,7 +83,11 @@ impl World {
         }
         let since = self.progress.iter().map(|(_, at)| *at).min().unwrap_or(0);
         let age = self.now - since.max(self.phase_since);
-        if !self.takes("progress of a majority", age, self.until_led() + self.elections(12)) {
+        if !self.takes(
+            "progress of a majority",
+            age,
+            self.until_led() + self.elections(12),
+        ) {
             self.fail(format!(
                 "a majority runs, but no progress: answers, commits {:?}",
                 self.progress

@@ -19,6 +19,7 @@ mod clients;
 mod damage;
 mod disks;
 mod links;
+mod liveness;
 mod nodes;
 mod phases;
 mod streams;
@@ -181,6 +182,12 @@ pub(crate) struct World {
     /// Hash of all that happened.
     pub(crate) hash: u64,
     phase_since: u64,
+    /// A leader has served since the faults ended.
+    led: bool,
+    /// Answers and committed entries, and when there were fewer.
+    progress: [(u64, u64); 2],
+    /// How much of the time that it may take something took, in thousandths.
+    pub(crate) shares: BTreeMap<&'static str, u64>,
     /// Clients that have to get answers once all is well: the first so many.
     workers: usize,
     pub(crate) failures: Vec<String>,
@@ -248,6 +255,9 @@ impl World {
             verbose,
             hash: seed,
             phase_since: 0,
+            led: false,
+            progress: [(0, 0); 2],
+            shares: BTreeMap::new(),
             workers: 0,
             failures: Vec::new(),
         };

@@ -9,11 +9,6 @@ impl World {
         self.phase_since = self.now;
     }
 
-    /// How long a healthy cluster may need for anything.
-    pub(super) fn grace(&self) -> u64 {
-        60 * SECOND + 100 * self.plan.election_ms * MS
-    }
-
     pub(super) fn next_phase(&mut self) {
         self.after(10 * MS, Event::Phase);
         self.go_on_replacing();
@@ -21,16 +16,18 @@ impl World {
         let phase = self.shared.borrow().phase;
         match phase {
             Phase::Setup => {
+                let timely = self.takes("forming", age, self.until_answered());
                 if self.shared.borrow().formed {
                     self.enter(Phase::Chaos);
                     self.spawn_workloads();
                     self.workers = self.tasks.len();
                     self.after(1, Event::Fault);
-                } else if age > self.grace() {
+                } else if !timely {
                     self.fail("the cluster was not formed in time".to_owned());
                 }
             }
             Phase::Chaos => {
+                self.look_for_progress();
                 if age >= self.plan.chaos {
                     self.heal();
                     self.enter(Phase::Healing);
@@ -38,6 +35,8 @@ impl World {
                 }
             }
             Phase::Healing => {
+                self.look_for_leader();
+                let timely = self.takes("answers for all", age, self.until_answered());
                 let (restored, idle) = {
                     let shared = self.shared.borrow();
                     // The first client is the one that administers.
@@ -46,9 +45,9 @@ impl World {
                         .position(|count| *count == 0);
                     (shared.restored, idle)
                 };
-                if restored && idle.is_none() && self.is_undamaged() {
+                if restored && idle.is_none() && self.led && self.is_undamaged() {
                     self.enter(Phase::Stopping);
-                } else if age > self.grace() {
+                } else if !timely {
                     self.fail(format!(
                         "no progress after all faults had ended: restored {restored}, idle client {idle:?}, all disks \
                          in order {}",
@@ -57,16 +56,18 @@ impl World {
                 }
             }
             Phase::Stopping => {
+                let timely = self.takes("the clients' ends", age, self.until_answered());
                 if self.shared.borrow().ended + 1 >= self.tasks.len() {
                     self.enter(Phase::Verify);
-                } else if age > self.grace() {
+                } else if !timely {
                     self.fail("a client does not end".to_owned());
                 }
             }
             Phase::Verify => {
+                let timely = self.takes("equal nodes", age, self.until_settled());
                 if self.shared.borrow().verified && self.is_settled() {
                     self.finish();
-                } else if age > self.grace() {
+                } else if !timely {
                     let states: Vec<String> = self.nodes.iter().map(Slot::state).collect();
                     let verified = self.shared.borrow().verified;
                     self.fail(format!(
