@@ -34,7 +34,7 @@ pub(crate) struct Checks {
     /// Per node: committed entries looked at, and the last index applied.
     looked: BTreeMap<usize, (u64, u64)>,
     /// How near its bound each use of memory came, in thousandths.
-    pub(crate) reached: BTreeMap<&'static str, u64>,
+    pub(crate) reached: Vec<(&'static str, u64)>,
     /// Comparisons of databases between nodes.
     pub(crate) compared: u64,
 }
@@ -93,13 +93,15 @@ impl Checks {
 
     /// Whether everything that a node holds is within its bound.
     fn look_at_memory(&mut self, machine: &Machine) -> Result<(), String> {
-        for Usage { what, held, bound } in machine.usage() {
+        for (at, Usage { what, held, bound }) in machine.usage().enumerate() {
             if held > bound {
                 return Err(format!("holds {held} {what}, its bound is {bound}"));
             }
             let permille = (held * 1000).checked_div(bound).unwrap_or(0);
-            let most = self.reached.entry(what).or_default();
-            *most = permille.max(*most);
+            match self.reached.get_mut(at) {
+                Some((_, most)) => *most = permille.max(*most),
+                None => self.reached.push((what, permille)),
+            }
         }
         Ok(())
     }

@@ -140,7 +140,7 @@ pub fn run_plan(seed: u64, plan: Plan, rng: Rng, verbose: bool) -> Report {
             moments,
             nodes: world.nodes.len(),
             shares: std::mem::take(&mut world.shares),
-            reached: std::mem::take(&mut world.checks.reached),
+            reached: world.checks.reached.iter().copied().collect(),
         }
     }));
     outcome.unwrap_or_else(|panic| Report {

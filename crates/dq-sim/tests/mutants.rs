@@ -311,9 +311,6 @@ found! {
         plan.snapshot_trailing = 8;
         plan.faults = vec![Fault::Isolate, Fault::OneWay, Fault::SlowDisk];
     };
-    a_silent_follower_that_is_forgotten: ForgetSilent within 20, |plan| {
-        plan.faults = vec![Fault::Isolate, Fault::Pause];
-    };
     writers_that_are_not_woken: ForgetCrowded within 20, |plan| {
         plan.limits.ahead = 16 << 10;
         plan.faults = vec![Fault::SlowDisk];

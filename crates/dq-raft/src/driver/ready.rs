@@ -285,7 +285,6 @@ impl Driver {
             let out = match message.get_msg_type() {
                 MessageType::MsgAppend => translate::append_out(&self.view(), &mut peer, &message)
                     .map(|append| self.stamped(to, append)),
-                MessageType::MsgHeartbeat if self.is_forgotten(to) => None,
                 MessageType::MsgHeartbeat => {
                     translate::owe_heartbeat(&mut peer);
                     self.raw
@@ -324,13 +323,6 @@ impl Driver {
             translated.extend(out.map(|message| (to, message)));
         }
         translated
-    }
-
-    /// Whether a rule is broken that keeps those in mind who are silent.
-    fn is_forgotten(&self, id: u64) -> bool {
-        let since = self.contacts.get(&id).copied().unwrap_or(self.clock.now());
-        is_broken(Mutant::ForgetSilent)
-            && since + self.options.election_timeout_ms < self.clock.now()
     }
 
     fn stamped(&mut self, to: u64, mut append: AppendEntries) -> Message {

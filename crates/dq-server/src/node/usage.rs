@@ -8,7 +8,7 @@ use super::Machine;
 use crate::conn::{Conn, Held, SNAPSHOTS_ARRIVING_MAX, Stage};
 
 impl Machine {
-    /// What is held in memory, with its bounds; for tests, since it takes steps per connection.
+    /// What is held in memory, with its bounds; for tests, since it may take steps per connection.
     pub fn usage(&self) -> impl Iterator<Item = Usage> {
         let settings = &self.settings;
         let usage = |what, held: usize, bound: usize| Usage {
@@ -18,9 +18,17 @@ impl Machine {
         };
         let clients = settings.client_memory_max;
         let at_work = |conn: &Conn| conn.request.as_ref().map_or(0, |request| request.size);
-        let largest = |of: fn(&Held) -> usize| {
-            let sizes = self.conns.values().map(move |conn| of(&conn.counted));
-            sizes.max().unwrap_or(0)
+        // Looked for when it matters only.
+        let with_largest = |of: fn(&Held) -> usize, max: usize| match of(&self.held) > max {
+            true => {
+                let sizes = self.conns.values().map(|conn| of(&conn.counted));
+                max + sizes.max().unwrap_or(0)
+            }
+            false => max,
+        };
+        let with_work = |max: usize| match self.held.requests > max {
+            true => max.max(self.conns.values().map(at_work).sum()),
+            false => max,
         };
         let transactions = self.databases.values().map(|database| database.largest);
         let old_pages_max = settings.old_pages_max / PAGE_SIZE;
@@ -28,15 +36,11 @@ impl Machine {
         let awaiting: usize = self.databases.values().map(|db| db.awaiting.len()).sum();
         let count = self.conns.len();
         let ours = [
-            usage(
-                "bytes of requests",
-                self.held.requests,
-                clients.max(self.conns.values().map(at_work).sum()),
-            ),
+            usage("bytes of requests", self.held.requests, with_work(clients)),
             usage(
                 "bytes of answers",
                 self.held.answers,
-                clients + largest(|held| held.answers),
+                with_largest(|held| held.answers, clients),
             ),
             usage(
                 "bytes of prepared statements",
@@ -46,7 +50,7 @@ impl Machine {
             usage(
                 "bytes of messages of peers",
                 self.held.peers,
-                settings.peer_memory_max + largest(|held| held.peers),
+                with_largest(|held| held.peers, settings.peer_memory_max),
             ),
             // A transaction of each database may have begun when there was room.
             usage(

@@ -1,25 +1,28 @@
 //! What has to happen within a stated time.
 //!
 //! **A leader serves**, once a majority of the voters runs and is connected, within four seconds and
-//! sixteen election timeouts. A stream that broke is dialled again after a second, and a dial that was
+//! eight election timeouts. A stream that broke is dialled again after a second, and a dial that was
 //! begun while the other side was not there may take three. An election takes two timeouts at most: that
-//! of a follower is between one and two, a promise to the leader before ends within one. It fails if two
-//! nodes stand within a round trip of each other, or one whose log is too short stands first; eight
-//! rounds are more than 3,000 seeds need.
+//! of a follower is between one and two, and a promise to the leader before ends within one. It fails if
+//! two nodes stand within a round trip of each other, or one whose log is too short stands first; four
+//! rounds are more than any of hundreds of seeds has needed.
 //!
-//! **A client gets an answer** when besides it has given up what it waited for: ten election timeouts,
-//! ten seconds the one that changes members. It has to find the leader then, and it does something only
-//! in bursts, one in an election timeout; so twice that, and two seconds for those who stand in each
-//! other's way.
+//! **A client gets an answer** when besides it has given up what it waited for, after ten election
+//! timeouts, or ten seconds if it is the one that changes members. It has to find the leader then, and
+//! does something in one burst per election timeout only; four of those, and two seconds for writers that
+//! are in each other's way. So clients end in as much without the elections.
 //!
-//! **All nodes hold the same** when besides those that were away have caught up: a snapshot that was lost
-//! on its way is sent again after 30 s without progress.
+//! **All nodes hold the same** after elections, one answer and, for who was away, a snapshot: one that got
+//! lost is sent again when there was no progress with it for 30 s.
+//!
+//! While faults spare a majority, there are answers and commits **all the time**: between two of them is
+//! no more than elections, and the time until clients give up a node that is gone.
 
 use super::*;
 
 /// Until a stream is open again.
 const RECONNECT: u64 = 4 * SECOND;
-/// Until a snapshot is sent again.
+/// Until a snapshot is sent again that got lost.
 const INSTALL: u64 = 30 * SECOND;
 
 impl World {
@@ -29,17 +32,32 @@ impl World {
 
     /// Until a leader serves.
     pub(super) fn until_led(&self) -> u64 {
-        RECONNECT + self.elections(16)
+        RECONNECT + self.elections(8)
+    }
+
+    /// Until nobody waits any more for an answer that does not come.
+    fn patience(&self) -> u64 {
+        self.elections(10).max(10 * SECOND)
+    }
+
+    /// Until the cluster is formed, in which no change may have been answered at first.
+    pub(super) fn until_formed(&self) -> u64 {
+        self.until_led() + 2 * self.patience() + 2 * SECOND
     }
 
     /// Until every client has had an answer, and the members are what they should be.
     pub(super) fn until_answered(&self) -> u64 {
-        self.until_led() + 2 * (self.elections(10).max(10 * SECOND)) + 2 * SECOND
+        self.until_led() + self.patience() + self.elections(4) + 2 * SECOND
+    }
+
+    /// Until all clients have come to their ends.
+    pub(super) fn until_ended(&self) -> u64 {
+        self.elections(14) + 4 * SECOND
     }
 
     /// Until all nodes hold the same.
     pub(super) fn until_settled(&self) -> u64 {
-        self.until_answered() + INSTALL
+        self.until_led() + self.patience() + INSTALL
     }
 
     /// Something has taken this long, of the time that it may take. False if that is over.

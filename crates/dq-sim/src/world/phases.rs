@@ -16,7 +16,7 @@ impl World {
         let phase = self.shared.borrow().phase;
         match phase {
             Phase::Setup => {
-                let timely = self.takes("forming", age, self.until_answered());
+                let timely = self.takes("forming", age, self.until_formed());
                 if self.shared.borrow().formed {
                     self.enter(Phase::Chaos);
                     self.spawn_workloads();
@@ -56,7 +56,7 @@ impl World {
                 }
             }
             Phase::Stopping => {
-                let timely = self.takes("the clients' ends", age, self.until_answered());
+                let timely = self.takes("the clients' ends", age, self.until_ended());
                 if self.shared.borrow().ended + 1 >= self.tasks.len() {
                     self.enter(Phase::Verify);
                 } else if !timely {
