@@ -315,9 +315,7 @@ found! {
         plan.limits.ahead = 16 << 10;
         plan.faults = vec![Fault::SlowDisk];
     };
-    a_node_that_stands_once: StandOnce within 20, |plan| {
-        plan.loyal = 1;
-        plan.spare_majority();
-        plan.faults = vec![Fault::Pause, Fault::Isolate];
+    a_node_that_stands_once: StandOnce within 10, |plan| {
+        plan.faults = vec![Fault::Shatter];
     };
 }
