@@ -209,7 +209,7 @@ impl Plan {
     pub fn new(rng: &mut Rng) -> Plan {
         // From a generator of its own: seeds that somebody has named keep their meaning.
         let limits = Limits::new(&mut rng.aside(1));
-        let spares = rng.aside(2).chance(150);
+        let spares = rng.aside(3).chance(150);
         let nodes = rng.pick(&[1, 3, 3, 3, 3, 5]);
         let mode = rng.pick(&[ReadMode::Quorum, ReadMode::Quorum, ReadMode::Lease]);
         let election_ms = rng.pick(&[150, 300, 1000, 3000]);
@@ -277,7 +277,8 @@ impl Plan {
 
     fn can_spare_majority(&self) -> bool {
         let changes = self.churn || self.alone || self.standbys || self.retuned;
-        self.nodes > 1 && !changes
+        let damage = self.faults.iter().any(|fault| !FAULTS.contains(fault));
+        self.nodes > 1 && !changes && !damage && self.c_nodes.is_empty()
     }
 
     /// Makes faults hit a minority only, for several times as long as the others may need to go on.
