@@ -240,6 +240,49 @@ fn what_recovery_would_make_worse_is_refused() {
     is_refused(&dir, &[&member], segment);
 }
 
+#[test]
+fn a_directory_whose_newest_snapshot_is_damaged_is_refused_too() {
+    if !Kind::Ours.available_or_skip() {
+        return;
+    }
+    let arguments = [
+        "--roles=off",
+        "--snapshot-threshold=4",
+        "--snapshot-trailing=4",
+    ];
+    let options = Options {
+        arguments: arguments.map(str::to_owned).to_vec(),
+        ..Options::default()
+    };
+    let mut server = Server::start(Kind::Ours, options).expect("starts");
+    server.wait_leader(server.address()).expect("leads");
+    let pool = pool(&server);
+    pool.execute("CREATE TABLE t (a)", ()).expect("created");
+    for a in 0..10 {
+        let inserted = pool.execute("INSERT INTO t VALUES (?)", (a,));
+        inserted.expect("inserted");
+    }
+    drop(pool);
+    server.stop().expect("stops");
+    let dir = server.data_dir();
+    let content = files(&dir);
+    let index = |name: &&String| name.split('-').nth(2).and_then(|n| n.parse::<u64>().ok());
+    let newest = content
+        .keys()
+        .filter(|name| name.starts_with("snapshot-") && !name.ends_with(".meta"))
+        .max_by_key(index)
+        .expect("there is one");
+    let mut harmed = content[newest].clone();
+    let middle = harmed.len() / 2;
+    harmed[middle] ^= 1;
+    fs::write(dir.join(newest), harmed).expect("written");
+    let member = format!("--member=1={}", server.address());
+    is_refused(&dir, &[&member], newest);
+    fs::write(dir.join(newest), &content[newest]).expect("written");
+    let (done, text) = recover(&dir, &[&member]);
+    assert!(done, "{text}");
+}
+
 /// The same as C dqlite's own tool does: `.reconfigure` of the stock shell, on the same directory.
 #[test]
 fn the_stock_shell_says_the_same_members_of_what_was_recovered() {
