@@ -89,7 +89,8 @@ impl CNode {
         let free = request.pre_vote || self.vote == 0 || self.vote == request.candidate;
         let ours = (self.log.last_term(), self.log.last());
         let theirs = (request.last_term, request.last_index);
-        let may = self.is_voter() || self.voters() <= 1;
+        // Whose log is longer may know more of who votes.
+        let may = self.is_voter() || theirs > ours;
         may && free && (self.log.last() == 0 || theirs >= ours)
     }
 
