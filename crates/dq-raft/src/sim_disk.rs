@@ -121,6 +121,7 @@ impl SimDisk {
                 faults: BTreeMap::new(),
                 aimed: Vec::new(),
                 misdirected: state.misdirected.clone(),
+                hits: Vec::new(),
                 elsewhere: None,
                 power_is_off: false,
                 space: state.space,
@@ -137,6 +138,11 @@ impl SimDisk {
     /// Lets the next operation fail that `aim` holds for.
     pub fn fail_when(&self, aim: Aim, fault: Fault) {
         self.state().aimed.push((aim, fault));
+    }
+
+    /// The operations that faults have hit since this was last asked, with their files' names.
+    pub fn take_hits(&self) -> Vec<(Fault, Operation, String)> {
+        std::mem::take(&mut self.state().hits)
     }
 
     /// Takes back all faults that have not happened.
@@ -274,6 +280,9 @@ impl SimDisk {
             }
             other => other,
         };
+        if let Some(fault) = fault {
+            state.hits.push((fault, operation, name.to_owned()));
+        }
         match fault {
             Some(Fault::Error(errno)) => failed(errno),
             Some(Fault::PowerCut | Fault::PowerCutAfter(_)) => {
@@ -480,6 +489,7 @@ struct State {
     faults: BTreeMap<u64, Fault>,
     aimed: Vec<(Aim, Fault)>,
     misdirected: Vec<Misdirected>,
+    hits: Vec<(Fault, Operation, String)>,
     /// The write that is being done goes elsewhere.
     elsewhere: Option<u64>,
     power_is_off: bool,

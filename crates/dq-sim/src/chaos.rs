@@ -43,8 +43,21 @@ impl World {
             Some(leader) if self.rng.chance(self.plan.at_leader) => leader,
             _ => node,
         };
+        let role = self.role(node);
         if self.inject(fault, node) {
             *self.faults.entry(fault).or_default() += 1;
+            let hits_one = !matches!(
+                fault,
+                Fault::PowerCutAll
+                    | Fault::Partition
+                    | Fault::Shatter
+                    | Fault::Reset
+                    | Fault::HalfOpen
+                    | Fault::Transfer
+            );
+            if hits_one {
+                *self.sites.entry(format!("{fault:?}-{role}")).or_default() += 1;
+            }
             self.trace(|| format!("fault {fault:?} at n{}", node + 1));
         }
     }
@@ -58,6 +71,35 @@ impl World {
     fn minority(&self) -> std::ops::Range<usize> {
         let count = self.nodes.len();
         count - (count - 1) / 2..count
+    }
+
+    /// What a node is at the moment, for the report.
+    fn role(&self, node: usize) -> &'static str {
+        let slot = &self.nodes[node];
+        match (&slot.c, &slot.process) {
+            (Some(_), _) => "C",
+            (None, None) => "down",
+            (None, Some(process)) => match process.machine.driver().role() {
+                RaftRole::Leader => "leader",
+                RaftRole::Candidate | RaftRole::PreCandidate => "candidate",
+                RaftRole::Follower => "follower",
+            },
+        }
+    }
+
+    /// Counts the operations of disks that faults have hit.
+    pub(crate) fn count_hits(&mut self) {
+        for slot in &self.nodes {
+            for (fault, operation, name) in slot.disk.take_hits() {
+                let what = match fault {
+                    DiskFault::Error(_) => "error",
+                    DiskFault::PowerCut | DiskFault::PowerCutAfter(_) => "power-cut",
+                    DiskFault::Misdirected(_) => "misdirected",
+                };
+                let site = format!("{what}-{operation:?}-{}", kind_of_file(&name));
+                *self.sites.entry(site).or_default() += 1;
+            }
+        }
     }
 
     fn leader(&self) -> Option<usize> {
@@ -276,5 +318,19 @@ impl World {
             }
             self.schedule_turn(node);
         }
+    }
+}
+
+fn kind_of_file(name: &str) -> &'static str {
+    match name {
+        "" => "directory",
+        _ if name.starts_with("tmp-snapshot") => "unfinished-snapshot",
+        _ if name.starts_with("tmp-") => "unfinished",
+        _ if name.starts_with("snapshot") && name.ends_with(".meta") => "snapshot-meta",
+        _ if name.starts_with("snapshot") => "snapshot",
+        _ if name.starts_with("metadata") => "metadata",
+        _ if name.starts_with("open") => "open-segment",
+        _ if name.starts_with('0') => "closed-segment",
+        _ => "other",
     }
 }

@@ -66,6 +66,8 @@ pub struct Report {
     pub micros: u64,
     /// Faults by kind.
     pub faults: BTreeMap<Fault, u64>,
+    /// What faults of one node hit, by kind and role, and which operations failed of which kind of file.
+    pub sites: BTreeMap<String, u64>,
     /// Hash of everything that happened.
     pub hash: u64,
     /// Databases of two nodes compared at the same index.
@@ -129,12 +131,14 @@ pub fn run_plan(seed: u64, plan: Plan, rng: Rng, verbose: bool) -> Report {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         let mut world = world::World::new(seed, plan, rng, vfs, verbose);
         world.run();
+        world.count_hits();
         let moments = world.shared.borrow_mut().history.tick();
         Report {
             seed,
             failures: std::mem::take(&mut world.failures),
             micros: world.now,
             faults: std::mem::take(&mut world.faults),
+            sites: std::mem::take(&mut world.sites),
             hash: world.hash,
             compared: world.checks.compared,
             moments,

@@ -54,6 +54,8 @@ struct Total {
     compared: u64,
     moments: u64,
     faults: BTreeMap<String, u64>,
+    /// What faults hit.
+    sites: BTreeMap<String, u64>,
     /// Seeds, by what took how many hundredths of the time that it may take.
     shares: BTreeMap<(String, u64), u64>,
     /// Microseconds simulated of clusters of three nodes, and of processor time that they took.
@@ -96,6 +98,7 @@ fn main() -> ExitCode {
         "seeds in which memory came within a tenth of its bound: {}",
         list(&total.reached).replace('-', " ")
     );
+    println!("what faults hit: {}", list(&total.sites).replace('-', " "));
     let seconds = total.micros / 1_000_000;
     println!(
         "time taken, in hundredths of the bound, at 50/99/100 % of the seeds: {}",
@@ -193,6 +196,9 @@ fn run_seeds(arguments: &Arguments, began: Instant) -> Total {
         for (fault, count) in report.faults {
             *total.faults.entry(format!("{fault:?}")).or_default() += count;
         }
+        for (site, count) in report.sites {
+            *total.sites.entry(site).or_default() += count;
+        }
         for (what, permille) in report.reached {
             *total.reached.entry(what.replace(' ', "-")).or_default() += u64::from(permille > 900);
         }
@@ -281,6 +287,7 @@ impl Total {
             compared,
             moments,
             faults,
+            sites,
             shares,
             three,
             reached,
@@ -294,6 +301,9 @@ impl Total {
         }
         for (what, count) in reached {
             line.push_str(&format!(" {what}:{count}"));
+        }
+        for (site, count) in sites {
+            line.push_str(&format!(" {site}@{count}"));
         }
         for ((what, percent), count) in shares {
             line.push_str(&format!(" {what}/{percent}/{count}"));
@@ -329,6 +339,9 @@ impl Total {
             } else if let [what, percent, count] = word.split('/').collect::<Vec<_>>()[..] {
                 let key = (what.to_owned(), percent.parse().unwrap_or(u64::MAX));
                 *self.shares.entry(key).or_default() += count.parse::<u64>().unwrap_or(0);
+            } else if let Some((site, count)) = word.split_once('@') {
+                *self.sites.entry(site.to_owned()).or_default() +=
+                    count.parse::<u64>().unwrap_or(0);
             } else if let Some((what, count)) = word.split_once(':') {
                 *self.reached.entry(what.to_owned()).or_default() +=
                     count.parse::<u64>().unwrap_or(0);

@@ -248,6 +248,7 @@ impl World {
 
     /// The directory goes, and another node will take the place.
     fn replace(&mut self, node: usize) {
+        self.count_hits();
         let slot = &mut self.nodes[node];
         slot.us.id += NEXT_ID;
         slot.disk = SimDisk::new();

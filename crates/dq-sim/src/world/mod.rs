@@ -178,6 +178,8 @@ pub(crate) struct World {
     vfs: Arc<Vfs>,
     pub(crate) checks: Checks,
     pub(crate) faults: BTreeMap<Fault, u64>,
+    /// What faults of one node hit: its role, or the operation of its disk.
+    pub(crate) sites: BTreeMap<String, u64>,
     pub(crate) verbose: bool,
     /// Hash of all that happened.
     pub(crate) hash: u64,
@@ -252,6 +254,7 @@ impl World {
             vfs,
             checks: Checks::default(),
             faults: BTreeMap::new(),
+            sites: BTreeMap::new(),
             verbose,
             hash: seed,
             phase_since: 0,
