@@ -17,6 +17,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"database/sql"
+	"encoding/pem"
 	"fmt"
 	"log"
 	"math/big"
@@ -24,12 +25,14 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"time"
 
 	dqlite "github.com/canonical/go-dqlite"
 	"github.com/canonical/go-dqlite/app"
 	"github.com/canonical/go-dqlite/client"
+	"github.com/canonical/go-dqlite/driver"
 )
 
 func must(err error) {
@@ -135,8 +138,8 @@ func (c *cluster) waitVoters(count int) {
 	}
 }
 
-func (c *cluster) closeAll() {
-	for n := 1; n <= 3; n++ {
+func (c *cluster) closeAll(count int) {
+	for n := 1; n <= count; n++ {
 		must(c.apps[n].Close())
 	}
 }
@@ -249,7 +252,62 @@ func overTLS(dir string) {
 	check(verdict == "ok", "%s", verdict)
 	fmt.Println("--- PASS: a leader hands over, and comes back by a snapshot")
 	must(db.Close())
-	c.closeAll()
+	withServer(dir, c, cert, pool)
+	c.closeAll(2)
+}
+
+// A dq-server, which DQ_SERVER names, takes the place of one of the application's nodes: it gets a snapshot
+// over TLS, leads, and serves go-dqlite's own client.
+func withServer(dir string, c *cluster, cert tls.Certificate, pool *x509.CertPool) {
+	program := os.Getenv("DQ_SERVER")
+	check(program != "", "DQ_SERVER is not set")
+	must(c.apps[3].Handover(soon()))
+	must(c.apps[3].Close())
+	cli, _ := c.leader(1)
+	must(cli.Remove(soon(), c.apps[3].ID()))
+	must(cli.Close())
+
+	keyDER, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	must(err)
+	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	write := func(file, kind string, der []byte) {
+		must(os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600))
+	}
+	write(certFile, "CERTIFICATE", cert.Certificate[0])
+	write(keyFile, "PRIVATE KEY", keyDER)
+	const id = 4
+	server := exec.Command(program, "run", "--id", fmt.Sprint(id), "--address", address(id),
+		"--dir", filepath.Join(dir, fmt.Sprint(id)), "--join", address(1), "--roles", "off",
+		"--tls-cert", certFile, "--tls-key", keyFile, "--tls-ca", certFile)
+	server.Stderr = os.Stderr
+	must(server.Start())
+	defer server.Process.Kill()
+
+	// The application makes it a voter.
+	c.waitVotersOf(2, 3)
+	cli, _ = c.leader(2)
+	must(cli.Transfer(soon(), id))
+	must(cli.Close())
+
+	store := client.NewInmemNodeStore()
+	must(store.Set(context.Background(), []client.NodeInfo{{ID: id, Address: address(id)}}))
+	config := app.SimpleDialTLSConfig(cert, pool)
+	dqlite, err := driver.New(store, driver.WithDialFunc(client.DialFuncWithTLS(client.DefaultDialFunc, config)))
+	must(err)
+	sql.Register("tls", dqlite)
+	db, err := sql.Open("tls", "data")
+	must(err)
+	execute(db, "INSERT INTO numbers VALUES (-1000, 'on dq-server')")
+	check(number(db, "SELECT count(*) FROM numbers") == 20102, "rows are missing")
+	must(db.Close())
+	cli, info := c.leader(1)
+	check(info.ID == id, "%d leads", info.ID)
+	must(cli.Transfer(soon(), c.apps[1].ID()))
+	must(cli.Close())
+	cli, info = c.leader(2)
+	check(info.ID == c.apps[1].ID(), "%d leads", info.ID)
+	must(cli.Close())
+	fmt.Println("--- PASS: a dq-server with TLS is one of them")
 }
 
 func (c *cluster) waitVotersOf(via, count int) {
@@ -311,7 +369,7 @@ func external(dir string) {
 	check(metadata.Weight == 7, "weight %d", metadata.Weight)
 	must(cli.Close())
 	must(db.Close())
-	c.closeAll()
+	c.closeAll(3)
 	fmt.Println("--- PASS: three voters over connections of the application's")
 }
 

@@ -18,3 +18,4 @@ pub mod faults;
 pub mod hostile;
 pub mod load;
 pub mod servers;
+pub mod tls;

@@ -32,6 +32,8 @@ use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+use crate::tls;
+
 /// How long a node may take to listen, to answer, or to stop after SIGTERM.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -130,6 +132,8 @@ pub struct Options {
     pub open_files_max: Option<u32>,
     /// Environment variables of the process, beside those of this one.
     pub environment: Vec<(OsString, OsString)>,
+    /// What our program gets as its certificate, and is asked with; no TLS if `None`.
+    pub tls: Option<tls::Files>,
 }
 
 impl Default for Options {
@@ -144,6 +148,7 @@ impl Default for Options {
             c_arguments: Vec::new(),
             open_files_max: None,
             environment: Vec::new(),
+            tls: None,
         }
     }
 }
@@ -160,6 +165,7 @@ pub struct Server {
     c_arguments: Vec<String>,
     open_files_max: Option<u32>,
     environment: Vec<(OsString, OsString)>,
+    tls: Option<tls::Files>,
     dir: TempDir,
     child: Option<Child>,
 }
@@ -188,6 +194,7 @@ impl Server {
             c_arguments: options.c_arguments,
             open_files_max: options.open_files_max,
             environment: options.environment,
+            tls: options.tls,
             dir,
             child: None,
         };
@@ -266,6 +273,7 @@ impl Server {
             Kind::C => &self.c_arguments,
             Kind::Ours => &self.arguments,
         });
+        command.args(self.tls.iter().flat_map(tls::Files::arguments));
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
             .stdin(Stdio::null())
@@ -275,8 +283,19 @@ impl Server {
             io::Error::new(error.kind(), format!("{}: {error}", program.display()))
         })?);
         self.wait_until("it answers requests", |server| {
-            probe_leader(&server.address).is_ok()
+            server.probe_leader().is_ok()
         })
+    }
+
+    /// Asks the node for the leader; an empty text when it knows none.
+    ///
+    /// # Errors
+    /// As [`probe_leader`]; with TLS, also if the handshake fails.
+    pub fn probe_leader(&self) -> io::Result<String> {
+        match &self.tls {
+            None => probe_leader(&self.address),
+            Some(files) => ask_leader(files.connect(&self.address)?),
+        }
     }
 
     /// Waits until this node names `address` as the leader.
@@ -286,7 +305,7 @@ impl Server {
     pub fn wait_leader(&self, address: &str) -> io::Result<()> {
         let deadline = Instant::now() + DEADLINE;
         loop {
-            let leader = probe_leader(&self.address);
+            let leader = self.probe_leader();
             if leader.as_ref().is_ok_and(|leader| leader == address) {
                 return Ok(());
             }
@@ -468,12 +487,16 @@ pub fn free_address() -> io::Result<String> {
 /// # Errors
 /// The node is not reachable or does not answer with SERVER.
 pub fn probe_leader(address: &str) -> io::Result<String> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    ask_leader(stream)
+}
+
+fn ask_leader(mut stream: impl Read + Write) -> io::Result<String> {
     const VERSION_AND_LEADER: [u8; 24] = [
         1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
     ];
     const SERVER: u8 = 1;
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
     stream.write_all(&VERSION_AND_LEADER)?;
     let mut header = [0; 8];
     stream.read_exact(&mut header)?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use compat_tests::load::{self, CONNECTIONS_MAX, DURATION_MAX, Plan, Workload};
+use dq_client::TlsConfig;
 
 /// Puts load on a dqlite server and prints what it could take.
 #[derive(Parser)]
@@ -41,6 +42,15 @@ struct Options {
     /// Server processes on this machine, for CPU, memory and bytes written.
     #[arg(long, value_name = "PID,PID", value_delimiter = ',')]
     pid: Vec<u32>,
+    /// Our certificate, PEM, for servers that talk TLS.
+    #[arg(long, value_name = "FILE", requires_all = ["tls_key", "tls_ca"])]
+    tls_cert: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Certificates of the authorities that vouch for the servers.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_ca: Option<PathBuf>,
     /// Print one line of JSON.
     #[arg(long)]
     json: bool,
@@ -62,6 +72,16 @@ fn main() -> ExitCode {
         eprintln!("dq-load: a time is 0 to {} seconds", DURATION_MAX.as_secs());
         return ExitCode::FAILURE;
     };
+    let tls = match (options.tls_cert, options.tls_key, options.tls_ca) {
+        (Some(cert), Some(key), Some(ca)) => match TlsConfig::from_pem(cert, key, ca) {
+            Ok(tls) => Some(tls),
+            Err(error) => {
+                eprintln!("dq-load: {error}");
+                return ExitCode::FAILURE;
+            }
+        },
+        _ => None,
+    };
     let plan = Plan {
         database: options.database,
         warm_up,
@@ -69,6 +89,7 @@ fn main() -> ExitCode {
         busy_pause: Duration::from_millis(options.busy_pause),
         pids: options.pid,
         dir: options.dir,
+        tls,
         ..Plan::new(
             options.server,
             options.workload,

@@ -23,7 +23,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dq_client::{Config, ErrorKind, MemStore, Pool, Result, RetryPolicy};
+use dq_client::{Config, ErrorKind, MemStore, Pool, Result, RetryPolicy, TlsConfig};
 use hdrhistogram::Histogram;
 
 pub use report::Report;
@@ -59,6 +59,8 @@ pub struct Plan {
     pub pids: Vec<u32>,
     /// Where the servers keep their data: what is written to the device under it is told.
     pub dir: Option<PathBuf>,
+    /// TLS, if the servers talk it.
+    pub tls: Option<TlsConfig>,
 }
 
 impl Plan {
@@ -81,6 +83,7 @@ impl Plan {
             busy_pause: Duration::from_millis(20),
             pids: Vec::new(),
             dir: None,
+            tls: None,
         }
     }
 }
@@ -155,7 +158,11 @@ fn histogram() -> Histogram<u64> {
 }
 
 fn connect(plan: &Plan) -> Result<Pool> {
-    Config::new()
+    let config = match &plan.tls {
+        Some(tls) => Config::new().tls(tls.clone()),
+        None => Config::new(),
+    };
+    config
         .pool_size(1)
         .retry(RetryPolicy::never())
         .connect(MemStore::new(plan.servers.clone()), &plan.database)

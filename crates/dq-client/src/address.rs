@@ -8,14 +8,18 @@
 //! @name                                           abstract Unix socket (Linux)
 //! ```
 //!
+//! With TLS, what goes over TCP is encrypted; abstract sockets never leave the machine, and are plain.
+//!
 //! A peer that vanishes without closing its end would keep a blocking client waiting for many
 //! minutes: TCP connections get keep-alive probes and a limit on unacknowledged data.
 
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dq_tls::{Session, TlsConfig};
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 
 /// Port of an address that names none.
@@ -32,13 +36,30 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Stream {
     socket: Socket,
+    tls: Option<Arc<Session>>,
 }
 
 impl Stream {
     /// Connects to `address`, trying each of a name's addresses in turn.
     ///
     /// Resolving a name is left to the system and may take longer than `timeout`.
-    pub(crate) fn connect(address: &str, timeout: Duration) -> io::Result<Stream> {
+    pub(crate) fn connect(
+        address: &str,
+        timeout: Duration,
+        tls: Option<&TlsConfig>,
+    ) -> io::Result<Stream> {
+        let deadline = Instant::now() + timeout;
+        let mut stream = Stream::connect_plain(address, timeout)?;
+        if let Some(tls) = tls.filter(|_| !address.starts_with('@')) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let limit = |left| stream.set_timeout(Some(left));
+            let session = tls.connect(address, &stream.socket, limit, left)?;
+            stream.tls = Some(Arc::new(session));
+        }
+        Ok(stream)
+    }
+
+    fn connect_plain(address: &str, timeout: Duration) -> io::Result<Stream> {
         let deadline = Instant::now() + timeout;
         if let Some(name) = address.strip_prefix('@') {
             return connect_abstract(name);
@@ -69,6 +90,9 @@ impl Stream {
 
     /// Whether an idle connection has ended, or the server sent something unasked. Does not block.
     pub(crate) fn is_stale(&self) -> bool {
+        if self.tls.as_ref().is_some_and(|tls| tls.has_unread()) {
+            return true;
+        }
         let peeked = self.socket.set_nonblocking(true).and_then(|()| {
             let peeked = self.socket.peek(&mut [MaybeUninit::uninit()]);
             self.socket.set_nonblocking(false)?;
@@ -81,19 +105,36 @@ impl Stream {
     pub(crate) fn try_clone(&self) -> io::Result<Stream> {
         Ok(Stream {
             socket: self.socket.try_clone()?,
+            tls: self.tls.clone(),
         })
+    }
+
+    /// Says goodbye, if that can be done at once.
+    pub(crate) fn close(&self) {
+        if let Some(tls) = &self.tls
+            && self.socket.set_nonblocking(true).is_ok()
+        {
+            // Whoever does not hear it sees the connection end.
+            let _ = tls.close(&self.socket);
+        }
     }
 }
 
 impl Read for Stream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.socket.read(buf)
+        match &self.tls {
+            None => self.socket.read(buf),
+            Some(tls) => tls.read(&self.socket, buf),
+        }
     }
 }
 
 impl Write for Stream {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.socket.write(buf)
+        match &self.tls {
+            None => self.socket.write(buf),
+            Some(tls) => tls.write(&self.socket, buf),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -133,7 +174,7 @@ fn connect_tcp(address: SocketAddr, timeout: Duration) -> io::Result<Stream> {
     if let Err(error) = socket.set_tcp_user_timeout(Some(USER_TIMEOUT)) {
         log::debug!("{address}: no limit on unacknowledged data: {error}");
     }
-    Ok(Stream { socket })
+    Ok(Stream { socket, tls: None })
 }
 
 fn connect_abstract(name: &str) -> io::Result<Stream> {
@@ -148,7 +189,7 @@ fn connect_abstract(name: &str) -> io::Result<Stream> {
     socket.set_nonblocking(true)?;
     socket.connect(&SockAddr::unix(format!("\0{name}"))?)?;
     socket.set_nonblocking(false)?;
-    Ok(Stream { socket })
+    Ok(Stream { socket, tls: None })
 }
 
 #[cfg(test)]
@@ -184,20 +225,20 @@ mod tests {
         let name = format!("dq-client-test-{}", std::process::id());
         let address = UnixAddr::from_abstract_name(&name).expect("a name");
         let listener = UnixListener::bind_addr(&address).expect("bound");
-        let mut stream = Stream::connect(&format!("@{name}"), TIMEOUT).expect("connects");
+        let mut stream = Stream::connect(&format!("@{name}"), TIMEOUT, None).expect("connects");
         let (mut accepted, _) = listener.accept().expect("accepted");
         stream.write_all(b"hello").expect("written");
         let mut bytes = [0; 5];
         accepted.read_exact(&mut bytes).expect("read");
         assert_eq!(&bytes, b"hello");
-        assert!(Stream::connect("@dq-client-nobody-here", TIMEOUT).is_err());
+        assert!(Stream::connect("@dq-client-nobody-here", TIMEOUT, None).is_err());
     }
 
     #[test]
     fn a_stream_is_stale_when_the_peer_has_closed_or_spoken() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
         let address = listener.local_addr().expect("bound").to_string();
-        let mut stream = Stream::connect(&address, TIMEOUT).expect("connects");
+        let mut stream = Stream::connect(&address, TIMEOUT, None).expect("connects");
         let (accepted, _) = listener.accept().expect("accepted");
         assert!(!stream.is_stale());
         drop(accepted);
@@ -205,7 +246,7 @@ mod tests {
         assert_eq!(stream.read(&mut [0]).expect("end of stream"), 0);
         assert!(stream.is_stale());
 
-        let stream = Stream::connect(&address, TIMEOUT).expect("connects");
+        let stream = Stream::connect(&address, TIMEOUT, None).expect("connects");
         let (mut accepted, _) = listener.accept().expect("accepted");
         accepted.write_all(b"unasked").expect("written");
         stream
@@ -219,7 +260,7 @@ mod tests {
     fn reads_time_out() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
         let address = listener.local_addr().expect("bound").to_string();
-        let mut stream = Stream::connect(&address, TIMEOUT).expect("connects");
+        let mut stream = Stream::connect(&address, TIMEOUT, None).expect("connects");
         stream.set_timeout(Some(Duration::ZERO)).expect("set");
         let error = stream.read(&mut [0]).expect_err("nothing comes");
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);

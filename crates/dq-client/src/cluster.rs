@@ -211,7 +211,13 @@ impl<'c> Cluster<'c> {
     }
 
     fn connect_to(&self, address: &str) -> Result<Conn> {
-        Conn::connect(address, self.connector().config.dial_timeout, self.timeout)
+        let config = &self.connector().config;
+        Conn::connect(
+            address,
+            config.dial_timeout,
+            self.timeout,
+            config.tls.as_ref(),
+        )
     }
 }
 

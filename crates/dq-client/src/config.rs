@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use dq_tls::TlsConfig;
+
 use crate::error::Result;
 use crate::pool::Pool;
 use crate::store::NodeStore;
@@ -21,6 +23,7 @@ pub struct Config {
     pub(crate) idle_timeout: Duration,
     pub(crate) refresh_interval: Duration,
     pub(crate) retry: RetryPolicy,
+    pub(crate) tls: Option<TlsConfig>,
 }
 
 impl Default for Config {
@@ -37,6 +40,7 @@ impl Default for Config {
             idle_timeout: Duration::from_secs(60),
             refresh_interval: Duration::from_secs(30),
             retry: RetryPolicy::default(),
+            tls: None,
         }
     }
 }
@@ -126,6 +130,15 @@ impl Config {
     pub fn retry(self, policy: RetryPolicy) -> Config {
         Config {
             retry: policy,
+            ..self
+        }
+    }
+
+    /// TLS on connections over TCP, with our certificate and the authorities that servers have to be
+    /// vouched for by; none unless set. Abstract unix sockets stay plain.
+    pub fn tls(self, tls: TlsConfig) -> Config {
+        Config {
+            tls: Some(tls),
             ..self
         }
     }

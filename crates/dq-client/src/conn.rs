@@ -15,6 +15,7 @@ use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use dq_tls::TlsConfig;
 use dq_wire::{Request, Response};
 
 use crate::address::Stream;
@@ -75,8 +76,9 @@ impl Conn {
         address: &str,
         dial_timeout: Duration,
         timeout: Option<Duration>,
+        tls: Option<&TlsConfig>,
     ) -> Result<Conn> {
-        let stream = Stream::connect(address, dial_timeout)
+        let stream = Stream::connect(address, dial_timeout, tls)
             .map_err(|error| Error::io(&format!("connect to {address}"), error))?;
         let context = |error| Error::io(address, error);
         stream.set_timeout(timeout).map_err(context)?;
@@ -189,6 +191,10 @@ impl Conn {
             .map_err(|error| error.into_error(address).with_outcome(Outcome::Unknown));
         if let Err(error) = ready {
             self.broken = true;
+            if dq_tls::is_tls(self.protocol.unread()) {
+                let message = format!("{address}: the server talks TLS, and this client does not");
+                return Err(Error::new(ErrorKind::Protocol, message));
+            }
             return Err(error);
         }
         let mut state = self.interrupt.lock();
@@ -254,6 +260,12 @@ impl Conn {
                 Err(_) => return,
             }
         }
+    }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        self.stream.close();
     }
 }
 

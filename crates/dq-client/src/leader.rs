@@ -229,7 +229,7 @@ fn probe(config: &Config, address: &str) -> Result<Conn> {
 /// Connects to a server and asks who leads.
 fn ask(config: &Config, address: &str) -> Result<(Conn, Option<Leader>)> {
     let timeout = config.dial_timeout.min(config.attempt_timeout);
-    let mut conn = Conn::connect(address, timeout, Some(timeout))?;
+    let mut conn = Conn::connect(address, timeout, Some(timeout), config.tls.as_ref())?;
     let leader = leader(&mut conn)?;
     Ok((conn, leader))
 }

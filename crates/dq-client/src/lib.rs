@@ -47,7 +47,7 @@
 //!
 //! # What is left out
 //!
-//! TLS, asynchronous connections, and reading from followers.
+//! Asynchronous connections, and reading from followers.
 
 #![forbid(unsafe_code)]
 
@@ -70,6 +70,7 @@ mod value;
 
 pub use cluster::{Cluster, DatabaseFile, Metadata};
 pub use config::{Config, RetryPolicy};
+pub use dq_tls::{TlsConfig, TlsError};
 pub use dq_wire::Role;
 pub use error::{Error, ErrorKind, Outcome, Result};
 pub use leader::Leader;

@@ -153,6 +153,11 @@ impl Protocol {
         self.end += n;
     }
 
+    /// What has been received and is not yet a whole response.
+    pub fn unread(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
     /// Whether a whole response that is not to be skipped has been received. Skips those that are.
     ///
     /// # Errors

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use dq_client::{Cluster, Config, MemStore};
+use dq_client::{Cluster, MemStore};
 use dq_server::{fsm, offline};
 use dq_vfs::{Version, Vfs};
 
 use crate::recover::locked;
+use crate::tls::Tls;
 
 #[derive(Debug, Args)]
 pub(crate) struct Export {
@@ -33,6 +34,8 @@ pub(crate) struct Export {
     /// The file to write; it must not exist.
     #[arg(long)]
     out: PathBuf,
+    #[command(flatten)]
+    tls: Tls,
 }
 
 impl Export {
@@ -77,7 +80,7 @@ impl Export {
 
     fn in_cluster(&self) -> Result<Version, Box<dyn Error>> {
         let store = MemStore::new(self.server.iter().cloned());
-        let files = Cluster::new(Config::new(), store).dump(&self.database)?;
+        let files = Cluster::new(self.tls.client()?, store).dump(&self.database)?;
         let file = |name: &str| {
             let file = files.iter().find(|file| file.name == name);
             file.map_or(&[][..], |file| &file.data)

@@ -15,8 +15,9 @@ use mio::{Poll, Waker};
 use crate::config::Settings;
 use crate::io::background::Background;
 use crate::io::clock;
-use crate::io::dial::{Dial, Introduction, PlainDialer};
+use crate::io::dial::{Dial, Introduction, PlainDialer, Way};
 use crate::io::event_loop::{EventLoop, Parts, WAKER_TOKEN};
+use crate::io::handshakes::Handshakes;
 use crate::io::listener::{BindAddr, BoundSocket, UnixPeers};
 use crate::io::log_writer::LogWriterThread;
 use crate::io::mailbox::{Mail, Mailbox};
@@ -29,6 +30,7 @@ use crate::metrics::Metrics;
 use crate::node::{Machine, Start, Status};
 use crate::roles::RoleTargets;
 use dq_raft::{Compression, Driver, Options, ReadMode};
+use dq_tls::TlsConfig;
 
 /// The id that bootstraps a cluster when a node of it starts on an empty directory, beside 1.
 pub const BOOTSTRAP_ID: u64 = 0x2dc1_7185_8c31_55be;
@@ -83,6 +85,7 @@ pub struct NodeBuilder {
     log_memory: u64,
     bootstrap: bool,
     dialer: Arc<dyn Dial>,
+    tls: Option<TlsConfig>,
     extension: Option<dq_vfs::Extension>,
     metrics: Option<SocketAddr>,
 }
@@ -139,6 +142,7 @@ impl Node {
             log_memory: crate::load::LOG_BYTES_MAX,
             bootstrap: true,
             dialer: Arc::new(PlainDialer),
+            tls: None,
             extension: None,
             metrics: None,
         }
@@ -383,6 +387,14 @@ impl NodeBuilder {
         self
     }
 
+    /// TLS on all TCP connections, to and from clients and other nodes; none unless set. On all nodes of a
+    /// cluster or on none. Abstract unix sockets stay plain. It goes over what [`NodeBuilder::dialer`]
+    /// opens.
+    pub fn tls(mut self, tls: TlsConfig) -> NodeBuilder {
+        self.tls = Some(tls);
+        self
+    }
+
     /// Starts the node. A sole voter leads when this returns.
     ///
     /// # Errors
@@ -476,7 +488,17 @@ impl NodeBuilder {
         let background = Background::start(disk, compression, log_writer.queue(), mailbox.clone())
             .map_err(StartError::Io)?;
         let introduction = Introduction::new(id, &address);
-        let peers = Peers::new(self.dialer, introduction, mailbox.clone());
+        let way = Way::new(self.dialer, self.tls.clone());
+        let peers = Peers::new(way, introduction, mailbox.clone());
+        let connections_max = self.connections_max.min(files_for_connections());
+        let handshakes = match self.tls {
+            Some(tls) if matches!(local_addr, BindAddr::Tcp(_)) => {
+                // Who does not finish its handshake leaves half of the room to those who have.
+                let started = Handshakes::start(tls, connections_max / 2, mailbox.clone());
+                Some(started.map_err(StartError::Io)?)
+            }
+            _ => None,
+        };
         let workers = Workers::start(self.sql_threads, &mailbox).map_err(StartError::Io)?;
         let mut event_loop = EventLoop::new(Parts {
             poll,
@@ -488,8 +510,9 @@ impl NodeBuilder {
             background,
             peers,
             receiver,
+            handshakes,
             dir: loaded.dir,
-            connections_max: self.connections_max.min(files_for_connections()),
+            connections_max,
             name: (id, address.clone()),
         })
         .map_err(StartError::Io)?;
@@ -528,6 +551,11 @@ impl NodeBuilder {
         }
         if self.settings.old_pages_max < 1 << 20 {
             return bad("memory for old pages is at least 1 MiB");
+        }
+        if let Some(tls) = &self.tls
+            && let Err(error) = tls.check_node()
+        {
+            return bad(&error.to_string());
         }
         let Settings {
             snapshot_threshold,

@@ -13,8 +13,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use dq_client::{Config, MemStore, Outcome, Session, TxMode, Value};
+use dq_client::{MemStore, Outcome, Session, TxMode, Value};
 use dq_vfs::{ColumnRef, Db, Step, Stmt, Vfs};
+
+use crate::tls::Tls;
 
 /// Parameters of a statement: C dqlite before 1.14 takes no more than 255.
 const PARAMS_MAX: usize = 250;
@@ -44,6 +46,8 @@ pub(crate) struct Import {
     database: String,
     /// The file to load. Nobody may write to it meanwhile.
     file: PathBuf,
+    #[command(flatten)]
+    tls: Tls,
 }
 
 /// A table of the file.
@@ -75,7 +79,9 @@ impl Import {
         source.run("BEGIN").map_err(in_file)?;
         let tables = source.tables().map_err(in_file)?;
 
-        let pool = Config::new()
+        let pool = self
+            .tls
+            .client()?
             .request_timeout(Some(PATIENCE))
             .connect(MemStore::new(self.server.iter().cloned()), &self.database)?;
         let mut session = pool.get()?;

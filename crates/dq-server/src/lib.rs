@@ -47,6 +47,7 @@ pub mod roles;
 pub mod sql;
 
 pub use dq_raft::ReadMode;
+pub use dq_tls::{TlsConfig, TlsError};
 pub use handle::{BOOTSTRAP_ID, FILES_RESERVED, Node, NodeBuilder, StartError, StopError};
 pub use io::dial::{Dial, PlainDialer};
 pub use io::listener::{BindAddr, BoundSocket, UnixPeers};

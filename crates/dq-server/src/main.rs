@@ -4,6 +4,7 @@ mod check;
 mod export;
 mod import;
 mod recover;
+mod tls;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -99,6 +100,8 @@ struct Run {
     /// How reads are proven to be fresh.
     #[arg(long, value_enum, default_value_t = Reads::Quorum)]
     reads: Reads,
+    #[command(flatten)]
+    tls: tls::Tls,
 }
 
 /// Who manages the members' roles.
@@ -169,6 +172,9 @@ fn serve(run: &Run) -> Result<(), Box<dyn std::error::Error>> {
         .read_mode(run.reads.into())
         .null_in_typed_columns(run.null_in_typed_columns)
         .bootstrap(run.join.is_empty());
+    if let Some(tls) = run.tls.config()? {
+        builder = builder.tls(tls);
+    }
     if let Some(latency) = run.network_latency_ms {
         builder = builder.network_latency(Duration::from_millis(latency));
     }
@@ -189,11 +195,12 @@ fn serve(run: &Run) -> Result<(), Box<dyn std::error::Error>> {
     writeln!(std::io::stdout(), "listening on {}", node.local_addr())?;
     std::io::stdout().flush()?;
     if !run.join.is_empty() {
+        let config = run.tls.client()?;
         let (id, address, members) = (run.id, run.address.clone(), run.join.clone());
         // It may take as long as the cluster needs to have a leader; a signal does not wait for it.
         std::thread::Builder::new()
             .name("dq-join".to_owned())
-            .spawn(move || join(id, &address, &members))?;
+            .spawn(move || join(id, &address, &members, config))?;
     }
 
     loop {
@@ -246,8 +253,8 @@ fn explain(error: &StartError, run: &Run) -> String {
 const HAND_OVER: Duration = Duration::from_secs(5);
 
 /// Adds this node to a cluster, as a spare; the leader gives it a role. Tries until it is a member.
-fn join(id: u64, address: &str, members: &[String]) {
-    let cluster = Cluster::new(Config::new(), MemStore::new(members.iter().cloned()));
+fn join(id: u64, address: &str, members: &[String], config: Config) {
+    let cluster = Cluster::new(config, MemStore::new(members.iter().cloned()));
     loop {
         let error = match cluster.members() {
             Ok(known) if known.iter().any(|member| member.id == id) => return,

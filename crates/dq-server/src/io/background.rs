@@ -12,7 +12,7 @@ use crossbeam_channel::{Sender, unbounded};
 use dq_raft::{Compression, FsDisk, LogRange, LogReader, Message, SnapshotMeta, SnapshotReader};
 use dq_vfs::Version;
 
-use super::dial::{Dial, Introduction, connect};
+use super::dial::{Introduction, Way};
 use super::log_writer::LogQueue;
 use super::mailbox::{Mail, Mailbox};
 use super::peers::Peers;
@@ -164,7 +164,7 @@ impl Background {
         term: u64,
         meta: SnapshotMeta,
     ) {
-        let (dialer, us, mailbox) = peers.snapshot_stream();
+        let (way, us, mailbox) = peers.snapshot_stream();
         let (disk, address) = (self.disk.clone(), address.to_owned());
         let report = mailbox.clone();
         self.cancel_snapshot(to);
@@ -180,7 +180,7 @@ impl Background {
                     cancelled: &cancelled,
                     reported: Instant::now(),
                 };
-                let sent = sending.send(&disk, &*dialer, &us, &address, term, meta);
+                let sent = sending.send(&disk, &way, &us, &address, term, meta);
                 if cancelled.load(Ordering::Relaxed) {
                     return;
                 }
@@ -234,7 +234,7 @@ impl Sending<'_> {
     fn send(
         &mut self,
         disk: &FsDisk,
-        dialer: &dyn Dial,
+        way: &Way,
         us: &Introduction,
         address: &str,
         term: u64,
@@ -245,9 +245,8 @@ impl Sending<'_> {
         let head = peers::encode(&Message::InstallSnapshot { term, meta }, size)
             .ok_or_else(|| io::Error::other("larger than peers accept"))?;
         log::info!("snapshot of {size} bytes goes to peer {}", self.to);
-        let mut stream = connect(dialer, address, us)?;
-        stream.set_write_timeout(Some(STALL))?;
-        stream.set_read_timeout(Some(PROGRESS))?;
+        let mut stream = way.introduce(address, us)?;
+        stream.limit(PROGRESS, STALL)?;
         for piece in head {
             stream.write_all(&piece)?;
         }
@@ -258,7 +257,7 @@ impl Sending<'_> {
         let mut chunk = [0; 256];
         // The peer reads to the end before it sees ours. One of our kind closes its side when it has
         // checked and taken what it got; a C node does so at once.
-        stream.shutdown(std::net::Shutdown::Write)?;
+        stream.finish()?;
         loop {
             match stream.read(&mut chunk) {
                 Ok(0) => return Ok(()),

@@ -14,7 +14,8 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::background::Background;
 use super::clock::{now_micros, now_ms};
-use super::listener::Listener;
+use super::handshakes::Handshakes;
+use super::listener::{Listener, Stream};
 use super::log_writer::LogWriterThread;
 use super::mailbox::Mail;
 use super::peers::{Noticed, Peers};
@@ -67,6 +68,8 @@ pub struct EventLoop {
     connections_max: usize,
     /// The most connections there were since memory was last given back.
     connections_peak: usize,
+    /// Where connections over TCP become secure, if they do.
+    handshakes: Option<Handshakes>,
     /// Connections are being refused, and the log says so.
     refusing: bool,
     log_writer: LogWriterThread,
@@ -107,6 +110,8 @@ pub struct Parts {
     pub peers: Peers,
     /// Stores snapshots that arrive.
     pub receiver: Receiver,
+    /// TLS handshakes, if connections over TCP begin with one.
+    pub handshakes: Option<Handshakes>,
     /// The data directory, which stays locked while the loop exists.
     pub dir: DataDir,
     /// Connections accepted at the same time.
@@ -128,6 +133,7 @@ impl EventLoop {
             background,
             peers,
             receiver,
+            handshakes,
             dir,
             connections_max,
             name: (id, address),
@@ -147,6 +153,7 @@ impl EventLoop {
             accept_again_at: None,
             connections_max,
             connections_peak: 0,
+            handshakes,
             refusing: false,
             log_writer,
             workers,
@@ -301,6 +308,15 @@ impl EventLoop {
             Mail::SnapshotWritten(meta, written) => {
                 self.give(Input::SnapshotWritten(meta, written));
             }
+            Mail::Secured(secured) => {
+                if let Some(handshakes) = &mut self.handshakes {
+                    handshakes.ended();
+                }
+                if let Some(secured) = secured {
+                    let stream = Stream::Tcp(secured.stream);
+                    self.adopt(Socket::new(stream, Some(secured.connection)));
+                }
+            }
             Mail::Dialled(id, attempt, stream) => {
                 let token = self.next_conn;
                 self.next_conn += 1;
@@ -450,9 +466,11 @@ impl EventLoop {
         for _ in 0..ACCEPTS {
             match self.listener.accept() {
                 Ok(Some(stream)) => {
-                    let full = self.sockets.len() >= self.connections_max;
+                    let handshakes = self.handshakes.as_ref().map_or(0, Handshakes::under_way);
+                    let open = self.sockets.len() + handshakes;
+                    let full = open >= self.connections_max;
                     if full && !self.refusing {
-                        log::warn!("connections refused: {} are open", self.sockets.len());
+                        log::warn!("connections refused: {open} are open");
                     }
                     self.refusing = full;
                     if full {
@@ -460,7 +478,16 @@ impl EventLoop {
                         continue;
                     }
                     self.counted.accepted += 1;
-                    self.adopt(Socket::new(stream));
+                    match (&mut self.handshakes, stream) {
+                        (Some(handshakes), Stream::Tcp(stream)) => {
+                            if !handshakes.begin(stream) {
+                                let why = "the thread for TLS handshakes has ended";
+                                self.stopped = Some(Err(why.to_owned()));
+                                return;
+                            }
+                        }
+                        (_, stream) => self.adopt(Socket::new(stream, None)),
+                    }
                 }
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -494,6 +521,13 @@ impl EventLoop {
             return;
         }
         self.next_conn += 1;
+        if socket.is_secured() {
+            // What came with the end of the handshake has been read already: no event tells of it. And the
+            // end of our part of it may not have left.
+            socket.drained = false;
+            self.to_read.insert(id);
+            self.to_flush.insert(id);
+        }
         self.sockets.insert(id, socket);
         self.give(Input::Accepted(id));
     }
@@ -539,7 +573,7 @@ impl EventLoop {
                 Ok(count) => {
                     // A read that does not fill the buffer has taken all there was, unless the end
                     // of the stream came with it: the poll tells of that only once.
-                    let more = count == self.scratch.len() || socket.ending;
+                    let more = socket.has_more(count == self.scratch.len()) || socket.ending;
                     socket.drained = !more;
                     let micros = now_micros();
                     self.machine.measure(micros);
@@ -555,11 +589,23 @@ impl EventLoop {
                     return;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    socket.drained = true;
+                    socket.drained = !socket.has_more(false);
+                    if !socket.drained {
+                        self.to_read.insert(id);
+                    }
+                    if !socket.is_flushed() {
+                        // What TLS has to answer to.
+                        self.to_flush.insert(id);
+                    }
                     return;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => {
+                Err(error) => {
+                    if socket.is_secured() {
+                        log::debug!("a connection with TLS ends: {error}");
+                        // The other side is told, if that can be done at once.
+                        let _ = socket.flush();
+                    }
                     self.drop_socket(id);
                     return;
                 }
@@ -604,6 +650,9 @@ impl EventLoop {
     /// Ends the threads. The log is closed only after a clean stop: a failed disk is left as it is.
     fn close(mut self, result: Result<(), String>) -> Result<(), String> {
         self.sockets.clear();
+        if let Some(handshakes) = &mut self.handshakes {
+            handshakes.stop();
+        }
         self.machine.interrupt_all();
         // Another program on this directory would not know of the promise not to vote.
         let promised = self.machine.promised_until().saturating_sub(now_ms());

@@ -6,6 +6,8 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use dq_raft::{LogEntry, LogRange, SnapshotMeta};
 use mio::Waker;
 
+use super::dial::Link;
+use super::handshakes::Secured;
 use crate::conn::ConnId;
 use crate::exec::Finished;
 use crate::fsm::Databases;
@@ -29,7 +31,9 @@ pub enum Mail {
     /// A snapshot was written, or not.
     SnapshotWritten(Box<SnapshotMeta>, bool),
     /// A dial of this peer, the n-th of all, has ended.
-    Dialled(u64, u64, std::io::Result<std::net::TcpStream>),
+    Dialled(u64, u64, std::io::Result<Link>),
+    /// The TLS handshake of a connection is over; it has one that is secured, or there is none any more.
+    Secured(Option<Box<Secured>>),
     /// Sending a snapshot to this peer makes progress.
     SnapshotProgress(u64),
     /// A snapshot was sent to this peer, or not.

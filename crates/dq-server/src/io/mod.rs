@@ -9,12 +9,13 @@
 //! ```
 //!
 //! Threads report back through one channel and a waker. The loop itself never waits for a disk, a
-//! name server or a long statement.
+//! name server, a long statement or a TLS handshake.
 
 pub mod background;
 pub mod clock;
 pub mod dial;
 pub mod event_loop;
+pub mod handshakes;
 pub mod listener;
 pub mod log_writer;
 pub mod mailbox;
@@ -24,4 +25,5 @@ pub mod poll;
 pub mod receiver;
 pub mod scrape;
 pub mod socket;
+pub mod tls;
 pub mod workers;

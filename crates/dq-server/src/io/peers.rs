@@ -11,14 +11,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::net::TcpStream;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use mio::event::Event;
 use mio::{Interest, Registry, Token};
 
-use super::dial::{Dial, Introduction, connect};
+use super::dial::{Introduction, Link, Way};
 use super::listener::Stream;
 use super::mailbox::{Mail, Mailbox};
 use super::poll;
@@ -49,7 +47,7 @@ pub enum Noticed {
 /// All peers.
 #[derive(Debug)]
 pub struct Peers {
-    dialer: Arc<dyn Dial>,
+    way: Way,
     us: Introduction,
     mailbox: Mailbox,
     peers: BTreeMap<u64, Peer>,
@@ -62,20 +60,47 @@ struct Peer {
     address: String,
     state: State,
     waiting: VecDeque<Vec<Bytes>>,
+    /// What the log was last told about its TLS.
+    complaint: String,
 }
 
 #[derive(Debug)]
 enum State {
-    Idle { retry_at: u64 },
-    Dialling { attempt: u64 },
-    Connected { token: ConnId, socket: Socket },
+    Idle {
+        retry_at: u64,
+    },
+    Dialling {
+        attempt: u64,
+    },
+    Connected {
+        token: ConnId,
+        socket: Socket,
+        since: u64,
+    },
+}
+
+impl Peer {
+    /// Tells the log what is wrong: once, if it is TLS, which somebody has to mend.
+    fn complain(&mut self, id: u64, error: &io::Error) {
+        let complaint = error.to_string();
+        let is_news = error.kind() == io::ErrorKind::InvalidData && complaint != self.complaint;
+        let level = if is_news {
+            log::Level::Warn
+        } else {
+            log::Level::Debug
+        };
+        log::log!(level, "peer {id} at {}: {complaint}", self.address);
+        if is_news {
+            self.complaint = complaint;
+        }
+    }
 }
 
 impl Peers {
     /// Peers, none of them known yet.
-    pub fn new(dialer: Arc<dyn Dial>, us: Introduction, mailbox: Mailbox) -> Peers {
+    pub fn new(way: Way, us: Introduction, mailbox: Mailbox) -> Peers {
         Peers {
-            dialer,
+            way,
             us,
             mailbox,
             peers: BTreeMap::new(),
@@ -105,6 +130,7 @@ impl Peers {
             address: address.to_owned(),
             state: State::Idle { retry_at: now },
             waiting: VecDeque::new(),
+            complaint: String::new(),
         });
         match &mut peer.state {
             State::Connected { socket, .. } => {
@@ -156,14 +182,14 @@ impl Peers {
         self.attempts += 1;
         let attempt = self.attempts;
         peer.state = State::Dialling { attempt };
-        let (dialer, us) = (self.dialer.clone(), self.us.clone());
+        let (way, us) = (self.way.clone(), self.us.clone());
         let (address, mailbox) = (peer.address.clone(), self.mailbox.clone());
         // A dial may take as long as the application's function likes; when we no longer wait for
         // it, its stream is closed as it arrives.
         let spawned = std::thread::Builder::new()
             .name(format!("dq-dial-{id}"))
             .spawn(move || {
-                let stream = connect(&*dialer, &address, &us);
+                let stream = way.introduce(&address, &us);
                 mailbox.send(Mail::Dialled(id, attempt, stream));
             });
         if let Err(error) = spawned {
@@ -180,7 +206,7 @@ impl Peers {
         now: u64,
         id: u64,
         attempt: u64,
-        stream: io::Result<TcpStream>,
+        link: io::Result<Link>,
         token: ConnId,
         registry: &Registry,
     ) -> bool {
@@ -190,10 +216,10 @@ impl Peers {
         if !matches!(peer.state, State::Dialling { attempt: current } if current == attempt) {
             return false;
         }
-        let connected = stream.and_then(|stream| {
-            stream.set_nonblocking(true)?;
+        let connected = link.and_then(|link| {
+            let (stream, tls) = link.into_parts()?;
             let stream = mio::net::TcpStream::from_std(stream);
-            let mut socket = Socket::new(Stream::Tcp(stream));
+            let mut socket = Socket::new(Stream::Tcp(stream), tls);
             let token = usize::try_from(token).map_err(io::Error::other)?;
             let interest = Interest::READABLE | Interest::WRITABLE;
             registry.register(socket.source(), Token(token), interest)?;
@@ -205,12 +231,16 @@ impl Peers {
                 for piece in peer.waiting.drain(..).flatten() {
                     socket.push(piece);
                 }
-                peer.state = State::Connected { token, socket };
+                peer.state = State::Connected {
+                    token,
+                    socket,
+                    since: now,
+                };
                 self.tokens.insert(token, id);
                 true
             }
             Err(error) => {
-                log::debug!("peer {id} at {}: {error}", peer.address);
+                peer.complain(id, &error);
                 peer.state = State::Idle {
                     retry_at: now + RETRY_MS,
                 };
@@ -253,7 +283,14 @@ impl Peers {
             let mut byte = [0; 64];
             match socket.read(&mut byte) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                _ => {
+                Err(error) => {
+                    if let Some(peer) = self.peers.get_mut(&id) {
+                        peer.complain(id, &error);
+                    }
+                    self.disconnect(id, now);
+                    return Noticed::Lost(id);
+                }
+                Ok(_) => {
                     self.disconnect(id, now);
                     return Noticed::Lost(id);
                 }
@@ -264,10 +301,21 @@ impl Peers {
 
     fn disconnect(&mut self, id: u64, now: u64) {
         if let Some(peer) = self.peers.get_mut(&id) {
-            if let State::Connected { token, .. } = &peer.state {
+            let mut retry_at = now;
+            if let State::Connected {
+                token,
+                socket,
+                since,
+            } = &peer.state
+            {
                 self.tokens.remove(token);
+                // The other side may judge our certificate after we have connected: what ends at once is
+                // not tried again at once.
+                if socket.is_secured() {
+                    retry_at = now.max(since + RETRY_MS);
+                }
             }
-            peer.state = State::Idle { retry_at: now };
+            peer.state = State::Idle { retry_at };
         }
     }
 
@@ -278,12 +326,12 @@ impl Peers {
 
     /// Asks members how they are.
     pub fn poll(&self, members: Vec<(u64, String)>) {
-        poll::start(self.dialer.clone(), self.mailbox.clone(), members);
+        poll::start(self.way.clone(), self.mailbox.clone(), members);
     }
 
     /// Opens a stream of its own for a snapshot; the returned parts go to a thread.
-    pub fn snapshot_stream(&self) -> (Arc<dyn Dial>, Introduction, Mailbox) {
-        (self.dialer.clone(), self.us.clone(), self.mailbox.clone())
+    pub fn snapshot_stream(&self) -> (Way, Introduction, Mailbox) {
+        (self.way.clone(), self.us.clone(), self.mailbox.clone())
     }
 }
 
@@ -298,6 +346,9 @@ fn limit(waiting: &mut VecDeque<Vec<Bytes>>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use super::super::dial::PlainDialer;
     use super::*;
 
     #[test]
@@ -306,7 +357,8 @@ mod tests {
         let waker = mio::Waker::new(poll.registry(), Token(0)).expect("made");
         let (mailbox, _mail) = Mailbox::new(waker);
         let us = Introduction::new(1, "127.0.0.1:1");
-        let mut peers = Peers::new(Arc::new(super::super::dial::PlainDialer), us, mailbox);
+        let way = Way::new(Arc::new(PlainDialer), None);
+        let mut peers = Peers::new(way, us, mailbox);
         for numbered in [true, false, true] {
             let pieces = vec![Bytes::from_static(b"append")];
             // Nobody listens at this port, but nobody looks at the outcome of the dial either.

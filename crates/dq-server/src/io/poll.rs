@@ -1,14 +1,12 @@
 //! Asks members how they are, over the client protocol, on a thread per question.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
-use std::sync::Arc;
 use std::time::Duration;
 
 use dq_wire::header::{Header, PROTOCOL_V1};
 use dq_wire::{Request, Response};
 
-use super::dial::Dial;
+use super::dial::Way;
 use super::mailbox::{Mail, Mailbox};
 use crate::node::Polled;
 
@@ -16,7 +14,7 @@ use crate::node::Polled;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Starts a round of questions; the answers arrive as mail, together.
-pub fn start(dialer: Arc<dyn Dial>, mailbox: Mailbox, members: Vec<(u64, String)>) {
+pub fn start(way: Way, mailbox: Mailbox, members: Vec<(u64, String)>) {
     let silent = members
         .iter()
         .map(|(id, _)| Polled {
@@ -29,7 +27,7 @@ pub fn start(dialer: Arc<dyn Dial>, mailbox: Mailbox, members: Vec<(u64, String)
         let answers = std::thread::scope(|scope| {
             let asked: Vec<_> = members
                 .iter()
-                .map(|(id, address)| (*id, scope.spawn(|| describe(&*dialer, address))))
+                .map(|(id, address)| (*id, scope.spawn(|| describe(&way, address))))
                 .collect();
             asked
                 .into_iter()
@@ -51,11 +49,8 @@ pub fn start(dialer: Arc<dyn Dial>, mailbox: Mailbox, members: Vec<(u64, String)
 }
 
 /// Failure domain and weight of the node at `address`.
-fn describe(dialer: &dyn Dial, address: &str) -> io::Result<(u64, u64)> {
-    let mut stream = TcpStream::from(dialer.dial(address, PATIENCE)?);
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+fn describe(way: &Way, address: &str) -> io::Result<(u64, u64)> {
+    let mut stream = way.open(address, PATIENCE)?;
     let mut bytes = PROTOCOL_V1.to_le_bytes().to_vec();
     Request::Describe { format: 0 }.encode(&mut bytes);
     stream.write_all(&bytes)?;
