@@ -130,11 +130,43 @@ pub enum Mutant {
     ForgetCrowded,
     /// A node stands for election once in its life.
     StandOnce,
+    /// What a read has pinned does not count as seen by its client.
+    ForgetPinned,
+    /// An INTERRUPT ends rows of statements that write, too.
+    InterruptWrites,
+    /// An INTERRUPT is answered at once, whatever is still to be said before.
+    InterruptOvertakes,
+    /// The first rows of a stream leave at once, the rest when they may.
+    StreamAtOnce,
+    /// A client that leaves takes the write slot with it.
+    KeepSlot,
+    /// A snapshot holds what has executed, committed or not.
+    SnapshotOfHead,
+    /// Every result answers a heartbeat, whether one was sent or not.
+    HeartbeatPerResult,
+    /// Empty appends are raft-rs's heartbeats, which look at no log.
+    HeartbeatsAsSuch,
+    /// A change of the membership begins before the last one is committed.
+    SecondChange,
+    /// A node that is no member is not in its own tracker.
+    ForgetSelf,
+    /// The first entry read from disk counts although its predecessor's term is unknown.
+    FirstTermUnknown,
+    /// A log stays that contradicts the snapshot.
+    KeepOldLog,
+    /// An installation removes the log before the snapshot is in place.
+    LogBeforeSnapshot,
+    /// A segment is closed before it is durable.
+    CloseUnsynced,
+    /// Entries leave memory that are not applied.
+    EvictAboveApplied,
+    /// A leadership is proven before its first entry is applied.
+    ProofBeforeOwnEntry,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 62] = [
+    pub const ALL: [Mutant; 78] = [
         Mutant::SendBeforeTerm,
         Mutant::SayBeforeDurable,
         Mutant::CampaignBeforeDurable,
@@ -197,6 +229,22 @@ impl Mutant {
         Mutant::SendUnverified,
         Mutant::ForgetCrowded,
         Mutant::StandOnce,
+        Mutant::ForgetPinned,
+        Mutant::InterruptWrites,
+        Mutant::InterruptOvertakes,
+        Mutant::StreamAtOnce,
+        Mutant::KeepSlot,
+        Mutant::SnapshotOfHead,
+        Mutant::HeartbeatPerResult,
+        Mutant::HeartbeatsAsSuch,
+        Mutant::SecondChange,
+        Mutant::ForgetSelf,
+        Mutant::FirstTermUnknown,
+        Mutant::KeepOldLog,
+        Mutant::LogBeforeSnapshot,
+        Mutant::CloseUnsynced,
+        Mutant::EvictAboveApplied,
+        Mutant::ProofBeforeOwnEntry,
     ];
 }
 

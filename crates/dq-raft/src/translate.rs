@@ -264,7 +264,11 @@ pub(crate) fn plain_out(view: &View<'_>, message: &eraftpb::Message) -> Option<M
 /// An incoming AppendEntries, always as MsgAppend: raft-rs's heartbeat carries no log position and
 /// panics on a commit index beyond the log. The entries' bytes are staged by the caller.
 pub(crate) fn append_in(from: u64, to: u64, append: &AppendEntries) -> eraftpb::Message {
-    let mut message = base(MessageType::MsgAppend, from, to, append.term);
+    let kind = match is_broken(Mutant::HeartbeatsAsSuch) && append.entries.is_empty() {
+        true => MessageType::MsgHeartbeat,
+        false => MessageType::MsgAppend,
+    };
+    let mut message = base(kind, from, to, append.term);
     message.index = append.prev_index;
     message.log_term = append.prev_term;
     message.commit = append.leader_commit;
@@ -319,7 +323,7 @@ pub(crate) fn result_in(
         response.reject_hint = result.last_index.min(view.last.index).max(follower.matched);
         steps.push(Step::Message(Box::new(response)));
     }
-    if std::mem::take(&mut peer.heartbeat_owed) {
+    if std::mem::take(&mut peer.heartbeat_owed) || is_broken(Mutant::HeartbeatPerResult) {
         let response = base(MessageType::MsgHeartbeatResponse, from, view.id, view.term);
         steps.push(Step::Message(Box::new(response)));
     }

@@ -242,12 +242,19 @@ impl World {
             Fault::Transfer => return self.ask_for_transfer(leader),
             Fault::BitRot => return self.rot(node),
             Fault::Misdirected => return self.misdirect(node),
+            Fault::Confide => return self.begin_confiding(node, leader),
             _ => return false,
         }
         true
     }
 
     fn cut(&mut self, is_cut: impl Fn(Site, Site) -> bool) {
+        let cut = self.cut_ways(is_cut);
+        let later = self.a_while();
+        self.after(later, Event::Relief(Relief::Mend(cut)));
+    }
+
+    pub(crate) fn cut_ways(&mut self, is_cut: impl Fn(Site, Site) -> bool) -> u64 {
         let mut ways = BTreeSet::new();
         for from in 0..self.sites() {
             for to in 0..self.sites() {
@@ -256,9 +263,7 @@ impl World {
                 }
             }
         }
-        let cut = self.net.cut(ways);
-        let later = self.a_while();
-        self.after(later, Event::Relief(Relief::Mend(cut)));
+        self.net.cut(ways)
     }
 
     fn reset(&mut self, half: bool) -> bool {
@@ -300,6 +305,7 @@ impl World {
     /// All faults end, and everything starts again.
     pub(crate) fn heal(&mut self) {
         self.net.mend_all();
+        self.confiding = None;
         // Statements that take longer than elections would starve whoever waits for the slot.
         self.plan.deferred_for = self.plan.deferred_for.min(20 * MS);
         for node in 0..self.nodes.len() {

@@ -19,6 +19,12 @@ use dq_wire::command::Command;
 use crate::c_node::CProcess;
 use crate::rng::hash;
 
+/// How often the same empty append may go to the same follower within [`CHATTER`]: heartbeats are rarer,
+/// and little else repeats itself.
+const REPEATS_MAX: u64 = 40;
+/// Microseconds.
+const CHATTER: u64 = 50_000;
+
 /// What was seen so far.
 #[derive(Debug, Default)]
 pub(crate) struct Checks {
@@ -31,6 +37,8 @@ pub(crate) struct Checks {
     stood: BTreeSet<u64>,
     /// Per node: its term, and index and term of its last entry, when its configuration was looked at.
     terms: BTreeMap<usize, [u64; 3]>,
+    /// Per leader and follower: since when the same empty append was sent, how often, and which.
+    chatter: BTreeMap<(usize, u64), (u64, u64, [u64; 4])>,
     /// Per node: committed entries looked at, and the last index applied.
     looked: BTreeMap<usize, (u64, u64)>,
     /// How near its bound each use of memory came, in thousandths.
@@ -52,6 +60,30 @@ impl Checks {
             && !vote.pre_vote
         {
             self.stood.insert(vote.term);
+        }
+    }
+
+    /// Whether a leader says the same to a follower over and over.
+    pub(crate) fn repeats(
+        &mut self,
+        node: usize,
+        to: u64,
+        now: u64,
+        message: &Message,
+    ) -> Result<(), String> {
+        let Message::AppendEntries(append) = message else {
+            return Ok(());
+        };
+        let (prev, commit, seq) = (append.prev_index, append.leader_commit, append.stamp.seq);
+        let said = [append.term, prev, commit, seq.into()];
+        let (since, count, before) = self.chatter.entry((node, to)).or_default();
+        if now >= *since + CHATTER || *before != said || !append.entries.is_empty() {
+            (*since, *count, *before) = (now, 0, said);
+        }
+        *count += 1;
+        match *count > REPEATS_MAX {
+            true => Err(format!("says to {to} over and over: {message:?}")),
+            false => Ok(()),
         }
     }
 

@@ -177,6 +177,15 @@ pub(crate) enum Answer {
     Fine,
 }
 
+/// What came of a request that an INTERRUPT followed.
+#[derive(Debug, Default)]
+pub(crate) struct Exchange {
+    /// The rows that came.
+    pub(crate) rows: Vec<Vec<Value>>,
+    /// How the request ended, unless its rows were cut short.
+    pub(crate) end: Option<Result<Answer, Failure>>,
+}
+
 /// A client, as its workload sees it.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
@@ -355,6 +364,73 @@ impl Client {
         }
     }
 
+    /// Sends a request, and an INTERRUPT at once or when so many messages of rows have come, and waits for
+    /// the EMPTY that ends the exchange.
+    pub(crate) async fn interrupted(
+        &self,
+        request: &Request<'_>,
+        after: usize,
+    ) -> Result<Exchange, Failure> {
+        self.trace(|| format!("asks {request:?} and interrupts after {after}"));
+        let encoded = |request: &Request<'_>| {
+            let mut bytes = Vec::new();
+            request.encode(&mut bytes);
+            Command::Send(bytes.into())
+        };
+        let until = {
+            let port = &mut *self.port.borrow_mut();
+            if port.state != State::Up {
+                return Err(Failure::Unknown);
+            }
+            port.commands.push(encoded(request));
+            port.now + self.patience
+        };
+        let (mut exchange, mut messages, mut interrupted) = (Exchange::default(), 0, false);
+        let ended = loop {
+            if !interrupted && (messages >= after || exchange.end.is_some()) {
+                interrupted = true;
+                let interrupt = encoded(&Request::Interrupt { db: 0 });
+                self.port.borrow_mut().commands.push(interrupt);
+            }
+            let piece = self.wait(until, |port| match take_piece(&mut port.buffer) {
+                None if port.state == State::Up => None,
+                piece => Some(piece),
+            });
+            match piece.await.flatten() {
+                Some(Piece::Rows(mut rows, done)) if exchange.end.is_none() => {
+                    exchange.rows.append(&mut rows);
+                    exchange.end = done.then(|| Ok(Answer::Rows(Vec::new())));
+                    messages += 1;
+                }
+                Some(Piece::Answer(Ok(Answer::Fine))) if interrupted => break true,
+                Some(Piece::Answer(answer)) if exchange.end.is_none() => {
+                    exchange.end = Some(answer);
+                }
+                Some(piece) => {
+                    let text = format!("{piece:?} after the end of a request");
+                    self.history(|h| h.wrong(text));
+                    break false;
+                }
+                None => break false,
+            }
+        };
+        self.trace(|| {
+            let Exchange { rows, end } = &exchange;
+            format!("is told {} rows and {end:?}, all of it {ended}", rows.len())
+        });
+        let refused = matches!(
+            exchange.end,
+            Some(Err(Failure::Refused(12 | 10250 | 10506, _)))
+        );
+        if refused || !ended {
+            self.close();
+        }
+        match ended || exchange.end.is_some() {
+            true => Ok(exchange),
+            false => Err(Failure::Unknown),
+        }
+    }
+
     /// Opens a link to this node; one try.
     pub(crate) async fn ask_node(&self, address: &str) -> bool {
         self.connect(address).await
@@ -517,50 +593,71 @@ fn rows_changed(answer: Answer) -> Result<u64, Failure> {
     }
 }
 
-/// Takes a message off the buffer; rows are collected until their last batch.
+/// A message.
+#[derive(Debug)]
+enum Piece {
+    /// Rows, and whether they are the last.
+    Rows(Vec<Vec<Value>>, bool),
+    /// An answer that is one message.
+    Answer(Result<Answer, Failure>),
+}
+
+/// Takes an answer off the buffer; rows are collected until their last batch.
 fn take_message(
     buffer: &mut BytesMut,
     rows: &mut Vec<Vec<Value>>,
 ) -> Option<Result<Answer, Failure>> {
     loop {
-        let header = Header::decode(buffer).ok()?;
-        let size = Header::SIZE + usize::try_from(header.body_size()).ok()?;
-        if buffer.len() < size {
-            return None;
+        match take_piece(buffer)? {
+            Piece::Rows(mut more, done) => {
+                rows.append(&mut more);
+                if done {
+                    return Some(Ok(Answer::Rows(std::mem::take(rows))));
+                }
+            }
+            Piece::Answer(answer) => return Some(answer),
         }
-        let message = buffer.split_to(size).freeze();
-        let body = message.get(Header::SIZE..).unwrap_or_default();
-        let Ok(response) = Response::decode(&header, body) else {
-            return Some(Err(Failure::Unknown));
-        };
-        return Some(match response {
-            Response::Failure { code, message } => {
-                let text = String::from_utf8_lossy(message).into_owned();
-                Err(Failure::Refused(code, text))
-            }
-            Response::Server { address, .. } => Ok(Answer::Leader(
-                String::from_utf8_lossy(address).into_owned(),
-            )),
-            Response::Result {
-                rows_affected,
-                last_insert_id,
-            } => Ok(Answer::Done(rows_affected, last_insert_id)),
-            Response::Stmt { id, .. } => Ok(Answer::Statement(id)),
-            Response::Servers { list } => Ok(Answer::Members(
-                list.iter().map(|server| (server.id, server.role)).collect(),
-            )),
-            Response::Rows(mut batch) => {
-                let mut row = Vec::new();
-                while let Ok(true) = batch.next_row(&mut row) {
-                    rows.push(row.iter().map(ValueRef::to_value).collect());
-                }
-                match batch.end() {
-                    Some(RowsEnd::Part) => continue,
-                    Some(RowsEnd::Done) => Ok(Answer::Rows(std::mem::take(rows))),
-                    None => Err(Failure::Unknown),
-                }
-            }
-            _ => Ok(Answer::Fine),
-        });
     }
+}
+
+/// Takes a message off the buffer.
+fn take_piece(buffer: &mut BytesMut) -> Option<Piece> {
+    let header = Header::decode(buffer).ok()?;
+    let size = Header::SIZE + usize::try_from(header.body_size()).ok()?;
+    if buffer.len() < size {
+        return None;
+    }
+    let message = buffer.split_to(size).freeze();
+    let body = message.get(Header::SIZE..).unwrap_or_default();
+    let Ok(response) = Response::decode(&header, body) else {
+        return Some(Piece::Answer(Err(Failure::Unknown)));
+    };
+    Some(Piece::Answer(match response {
+        Response::Failure { code, message } => {
+            let text = String::from_utf8_lossy(message).into_owned();
+            Err(Failure::Refused(code, text))
+        }
+        Response::Server { address, .. } => Ok(Answer::Leader(
+            String::from_utf8_lossy(address).into_owned(),
+        )),
+        Response::Result {
+            rows_affected,
+            last_insert_id,
+        } => Ok(Answer::Done(rows_affected, last_insert_id)),
+        Response::Stmt { id, .. } => Ok(Answer::Statement(id)),
+        Response::Servers { list } => Ok(Answer::Members(
+            list.iter().map(|server| (server.id, server.role)).collect(),
+        )),
+        Response::Rows(mut batch) => {
+            let (mut row, mut rows) = (Vec::new(), Vec::new());
+            while let Ok(true) = batch.next_row(&mut row) {
+                rows.push(row.iter().map(ValueRef::to_value).collect());
+            }
+            match batch.end() {
+                Some(end) => return Some(Piece::Rows(rows, end == RowsEnd::Done)),
+                None => Err(Failure::Unknown),
+            }
+        }
+        _ => Ok(Answer::Fine),
+    }))
 }

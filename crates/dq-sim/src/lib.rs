@@ -29,6 +29,7 @@ mod checks;
 mod client;
 mod files;
 mod history;
+mod interrupts;
 mod loyal;
 mod members;
 mod net;

@@ -73,6 +73,10 @@ pub struct Plan {
     /// How many of a thousand pieces of an answer a client leaves lying for a while. If any, there is
     /// a client that reads much.
     pub slow_reading: u64,
+    /// How many appends of a thousand begin earlier than they need to, as those of other programs may.
+    pub overlaps: u64,
+    /// Clients that interrupt what they have asked for.
+    pub interrupts: usize,
     /// Bounds on the memory of nodes.
     pub limits: Limits,
     /// Faults hit a minority of the nodes only, and for long: the others have to go on.
@@ -176,9 +180,13 @@ pub enum Fault {
     BitRot,
     /// A write lands elsewhere on its disk.
     Misdirected,
+    /// A leader reaches one follower only, whose disk is at one piece of work all the while; so does
+    /// its successor; then the follower hears from a third, and its disk goes on. What it was writing has
+    /// been replaced, and replaced again by the same.
+    Confide,
 }
 
-/// All kinds, but for those that damage disks.
+/// All kinds that plans take by the same chance, but for those that damage disks.
 pub(crate) const FAULTS: [Fault; 22] = [
     Fault::Kill,
     Fault::KillBetweenOutputs,
@@ -238,6 +246,12 @@ impl Plan {
         let one = think + 2 * delay_max + disk_max;
         let period = election_ms * MS;
         let busy = period * operations * one / (chaos * WORKLOADS * clients as u64);
+        let mut later = rng.aside(3);
+        if later.chance(250) {
+            faults.push(Fault::Confide);
+        }
+        let interrupts = usize::from(later.chance(250));
+        let overlaps = later.pick(&[0, 0, 0, 200]);
         let mut plan = Plan {
             nodes,
             mode,
@@ -267,6 +281,8 @@ impl Plan {
             faults,
             slow_reading: rng.pick(&[0, 0, 500]),
             limits,
+            overlaps,
+            interrupts,
             spares_majority: false,
         };
         if spares && plan.can_spare_majority() {

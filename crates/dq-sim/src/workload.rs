@@ -190,7 +190,7 @@ pub(crate) async fn lists(client: Client, think: u64) {
     }
 }
 
-fn read_list(client: &Client, list: i64, began: u64, rows: &[Vec<Value>]) {
+pub(crate) fn read_list(client: &Client, list: i64, began: u64, rows: &[Vec<Value>]) {
     match rows.first().and_then(|row| row.first()) {
         Some(Value::Text(text)) => {
             let text = String::from_utf8_lossy(text);

@@ -43,6 +43,15 @@ fn busy(plan: &mut Plan) {
     plan.slow_reading = 0;
     plan.limits = Limits::default();
     plan.spares_majority = false;
+    plan.interrupts = 0;
+    plan.overlaps = 0;
+}
+
+/// A client interrupts what it asks for, all the time.
+fn interrupted(plan: &mut Plan) {
+    plan.interrupts = 3;
+    plan.think = 2 * MS;
+    plan.deferred = 300;
 }
 
 /// Leaders are cut off until they give up, and often lead again.
@@ -61,6 +70,17 @@ fn decaying(plan: &mut Plan) {
     plan.loyal = 0;
     plan.fault_interval = 100 * MS;
     plan.faults = vec![Fault::BitRot, Fault::BitRot, Fault::PowerCutAll];
+}
+
+/// Leaders reach one follower only, whose disk stands still.
+fn confiding(plan: &mut Plan) {
+    plan.nodes = 5;
+    plan.election_ms = 150;
+    plan.heartbeat_ms = 15;
+    plan.loyal = 0;
+    plan.overlaps = 900;
+    plan.fault_interval = 300 * MS;
+    plan.faults = vec![Fault::Confide];
 }
 
 fn run(seed: u64, change: fn(&mut Plan)) -> Report {
@@ -317,5 +337,79 @@ found! {
     };
     a_node_that_stands_once: StandOnce within 10, |plan| {
         plan.faults = vec![Fault::Shatter];
+    };
+    an_entry_that_was_replaced_while_it_was_written: PersistedThoughReplaced within 60, |plan| {
+        confiding(plan);
+    };
+    a_read_of_what_is_not_committed: ForgetPinned within 40, |plan| {
+        interrupted(plan);
+        plan.mode = ReadMode::Lease;
+        plan.disk = (5 * MS, 20 * MS);
+        plan.faults = vec![Fault::Kill, Fault::PowerCut, Fault::Isolate];
+    };
+    an_interrupt_that_ends_a_write: InterruptWrites within 40, |plan| {
+        interrupted(plan);
+        plan.faults = vec![Fault::SlowDisk, Fault::Pause];
+    };
+    an_interrupt_answered_before_what_it_interrupts: InterruptOvertakes within 10, |plan| {
+        interrupted(plan);
+        plan.faults = vec![Fault::SlowDisk];
+    };
+    rows_that_leave_before_they_may: StreamAtOnce within 60, |plan| {
+        interrupted(plan);
+        plan.mode = ReadMode::Lease;
+        plan.disk = (5 * MS, 20 * MS);
+        plan.at_leader = 900;
+        plan.faults = vec![Fault::Kill, Fault::PowerCut, Fault::Isolate, Fault::Pause];
+    };
+    a_slot_that_its_owner_took_along: KeepSlot within 20, |plan| {
+        plan.faults = vec![Fault::Reset];
+    };
+    a_snapshot_of_what_is_not_committed: SnapshotOfHead within 40, |plan| {
+        plan.snapshot_threshold = 10;
+        plan.snapshot_trailing = 10;
+        plan.faults = vec![Fault::Kill, Fault::Isolate];
+    };
+    results_that_all_answer_heartbeats: HeartbeatPerResult within 60, |plan| {
+        plan.faults = vec![Fault::Isolate, Fault::SlowDisk, Fault::Kill];
+    };
+    heartbeats_that_look_at_no_log: HeartbeatsAsSuch within 20, |plan| {
+        plan.faults = vec![Fault::Isolate, Fault::Kill];
+    };
+    a_node_that_is_not_in_its_own_tracker: ForgetSelf within 40, |plan| {
+        plan.churn = true;
+        plan.think = MS;
+        plan.faults = vec![Fault::Kill];
+    };
+    a_first_entry_whose_predecessor_is_not_known: FirstTermUnknown within 60, |plan| {
+        plan.snapshot_threshold = 10;
+        plan.snapshot_trailing = 20;
+        plan.faults = vec![Fault::Kill, Fault::Isolate];
+    };
+    a_log_that_contradicts_its_snapshot: KeepOldLog within 100, |plan| {
+        plan.clients = 4;
+        plan.at_leader = 900;
+        plan.snapshot_threshold = 4;
+        plan.snapshot_trailing = 0;
+        plan.segment_size = 16 << 10;
+        plan.fault_interval = 100 * MS;
+        plan.chaos = 8_000 * MS;
+        plan.faults = vec![Fault::PowerCutAtRemoval, Fault::Isolate];
+    };
+    a_log_removed_before_its_snapshot_is_there: LogBeforeSnapshot within 60, |plan| {
+        plan.snapshot_threshold = 10;
+        plan.snapshot_trailing = 10;
+        plan.segment_size = 16 << 10;
+        plan.fault_interval = 100 * MS;
+        plan.faults = vec![Fault::PowerCutAtRemoval, Fault::Isolate];
+    };
+    a_segment_closed_before_it_is_durable: CloseUnsynced within 40, |plan| {
+        plan.segment_size = 16 << 10;
+        plan.faults = vec![Fault::PowerCut];
+    };
+    an_entry_forgotten_before_it_is_applied: EvictAboveApplied within 20, |plan| {
+        plan.think = MS;
+        plan.disk = (5 * MS, 20 * MS);
+        plan.faults = vec![Fault::SlowDisk];
     };
 }

@@ -17,6 +17,7 @@
 use raft::ProgressState;
 
 use super::{Driver, Effect};
+use crate::mutants::{Mutant, is_broken};
 use crate::types::{LogEntry, LogRange};
 
 /// Bytes sent to a follower and not acknowledged above which no more is read for it.
@@ -119,7 +120,10 @@ impl Driver {
 
     /// Lets go of the bytes of old entries that are applied and safe on disk.
     pub(super) fn evict(&mut self) {
-        let limit = self.evictable();
+        let limit = match is_broken(Mutant::EvictAboveApplied) {
+            true => self.last_index(),
+            false => self.evictable(),
+        };
         let bytes_max = self.options.log_bytes_max;
         self.raw.mut_store().evict(limit, bytes_max);
     }

@@ -410,9 +410,9 @@ impl Driver {
         if self.epoch.is_none() || self.transferring() {
             return Err(ChangeError::NotLeader);
         }
-        let busy = self.change.is_some()
-            || self.membership.is_changing()
-            || !self.raw.raft.commit_to_current_term();
+        let changing = self.change.is_some() || self.membership.is_changing();
+        let busy =
+            changing && !is_broken(Mutant::SecondChange) || !self.raw.raft.commit_to_current_term();
         if busy { Err(ChangeError::Busy) } else { Ok(()) }
     }
 

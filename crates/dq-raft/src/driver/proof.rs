@@ -201,7 +201,7 @@ impl Driver {
             return Proof::Lost;
         };
         let applied = self.applied_index();
-        if applied < epoch.first_index {
+        if applied < epoch.first_index && !is_broken(Mutant::ProofBeforeOwnEntry) {
             return Proof::Waiting;
         }
         let Lead {

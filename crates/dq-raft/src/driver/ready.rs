@@ -252,11 +252,14 @@ impl Driver {
         if self.tracked == Some(wanted) {
             return;
         }
-        let target = TrackerTarget::new(
+        let mut target = TrackerTarget::new(
             self.membership.effective().0,
             self.options.id,
             self.promoting(),
         );
+        if is_broken(Mutant::ForgetSelf) && self.configuration().server(self.options.id).is_none() {
+            target.learners.retain(|id| *id != self.options.id);
+        }
         let state = self.raw.raft.prs().conf().to_conf_state();
         let mut now = TrackerTarget {
             voters: state.voters,

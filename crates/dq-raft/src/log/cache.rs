@@ -117,6 +117,10 @@ impl LogCache {
             .map_or(EntryId::default(), SnapshotMeta::id);
         let mut entries = VecDeque::from(entries);
         let base = match entries.front() {
+            Some(first) if is_broken(Mutant::FirstTermUnknown) && first.index > 1 => EntryId {
+                index: first.index - 1,
+                term: first.term,
+            },
             Some(first) if first.index <= at_snapshot.index && first.index > 1 => {
                 let first = entries.pop_front().expect("just looked at");
                 EntryId {

@@ -9,6 +9,7 @@ use dq_wire::disk::segment::{BATCH_ENTRIES_MAX, SEGMENT_HEAD};
 use crate::disk::{Cause, Disk, DiskError, Operation};
 use crate::log::format;
 use crate::log::plan::FileOp;
+use crate::mutants::{Mutant, is_broken};
 use crate::types::LogEntry;
 
 /// Carries the operations out in order, and stops at the first that fails.
@@ -20,7 +21,9 @@ pub(crate) fn execute<D: Disk>(disk: &D, ops: &[FileOp]) -> Result<(), DiskError
             FileOp::Cut { file, size } => {
                 let open = disk.open(file)?;
                 disk.truncate(&open, *size)?;
-                disk.sync_data(&open)?;
+                if !is_broken(Mutant::CloseUnsynced) {
+                    disk.sync_data(&open)?;
+                }
             }
             FileOp::CopyPrefix { segment, last, to } => {
                 let name = segment.file_name();

@@ -249,6 +249,10 @@ pub fn install_snapshot(
 ) -> Plan {
     let mut ops = publish_snapshot(snapshots, snapshot);
     ops.extend(remove_from_the_end(segments));
+    if is_broken(Mutant::LogBeforeSnapshot) {
+        let named = ops.len() - 2 * segments.len();
+        ops.rotate_left(named);
+    }
     Plan {
         ops,
         segments: Vec::new(),

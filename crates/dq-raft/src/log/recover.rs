@@ -362,7 +362,8 @@ impl Analysis {
             .entries
             .iter()
             .find(|e| e.index == snapshot.0);
-        if at_snapshot.is_some_and(|entry| entry.term != snapshot.1) {
+        let contradicts = at_snapshot.is_some_and(|entry| entry.term != snapshot.1);
+        if contradicts && !is_broken(Mutant::KeepOldLog) {
             self.notes.push(format!(
                 "the log has another entry {} than the snapshot: dropped, an installation was cut short",
                 snapshot.0

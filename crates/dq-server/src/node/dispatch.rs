@@ -223,7 +223,9 @@ impl Machine {
             }
             return;
         };
-        session.seen = session.seen.max(pinned);
+        if !is_broken(Mutant::ForgetPinned) {
+            session.seen = session.seen.max(pinned);
+        }
         session.proven &= !handle.autocommit();
         let name = session.database.clone();
         if let Err(why) = self.publish(id, &name, &mut handle, &captures) {
@@ -364,10 +366,19 @@ impl Machine {
         request.only_reads = !last && !writing;
         // An entry of its own, proposed after it arrived and applied, proves leadership too.
         let unproven = is_broken(Mutant::NoProofForWrites) && !request.only_reads && last;
-        if unproven || data_free || request.published > 0 || (in_transaction && session.proven) {
+        let at_once = is_broken(Mutant::StreamAtOnce) && !last;
+        if unproven
+            || at_once
+            || data_free
+            || request.published > 0
+            || (in_transaction && session.proven)
+        {
             request.ticket = None;
         }
-        let version = if data_free { 0 } else { session.seen };
+        let version = match data_free || at_once {
+            true => 0,
+            false => session.seen,
+        };
         request.phase = Phase::Held {
             version,
             answer: vec![bytes.into()],
@@ -697,7 +708,7 @@ impl Machine {
         database.opens = database.opens.saturating_sub(1);
         database.waiters.retain(|waiter| waiter.conn != id);
         database.awaiting.retain(|(_, conn)| *conn != id);
-        if database.slot == Some(id) {
+        if database.slot == Some(id) && !is_broken(Mutant::KeepSlot) {
             database.settle_waits(now);
             database.slot = None;
             self.next_writer(name, out);

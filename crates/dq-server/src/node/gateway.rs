@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use dq_raft::mutants::{Mutant, is_broken};
 use dq_raft::{ChangeError, ChangeToken};
 use dq_wire::Role;
 use dq_wire::header::{BODY_SIZE_HARD_MAX, Header, request_type};
@@ -72,8 +73,15 @@ impl Machine {
         if conn.peek_kind() != Some(request_type::INTERRUPT) {
             return;
         }
+        if is_broken(Mutant::InterruptOvertakes) {
+            let limit = self.settings.request_bytes_max;
+            if matches!(conn.next_frame(limit), Frame::Message(..)) {
+                self.answer(id, &Response::Empty, out);
+            }
+            return;
+        }
         let Some(request) = &conn.request else { return };
-        if !request.only_reads {
+        if !request.only_reads && !is_broken(Mutant::InterruptWrites) {
             return;
         }
         match request.phase {

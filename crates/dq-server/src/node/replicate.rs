@@ -393,7 +393,10 @@ impl Machine {
         let databases: Vec<_> = self
             .databases
             .iter()
-            .map(|(name, database)| (name.clone(), database.committed.clone()))
+            .map(|(name, database)| match is_broken(Mutant::SnapshotOfHead) {
+                true => (name.clone(), database.head.clone()),
+                false => (name.clone(), database.committed.clone()),
+            })
             .collect();
         let pages: u64 = databases
             .iter()

@@ -10,7 +10,7 @@ use dq_raft::mutants::Mutant;
 use super::plan::{Fault, MS, Plan};
 
 /// The rules that plans are aimed at.
-pub const AIMED: [Mutant; 18] = [
+pub const AIMED: [Mutant; 20] = [
     Mutant::NoProof,
     Mutant::ForgetPromise,
     Mutant::WaitNewPromise,
@@ -29,6 +29,8 @@ pub const AIMED: [Mutant; 18] = [
     Mutant::StoredLease,
     Mutant::OldEntryProves,
     Mutant::KeepStrangers,
+    Mutant::ProofBeforeOwnEntry,
+    Mutant::SecondChange,
 ];
 
 /// Three voters, a lease that lasts almost as long as an election timeout, a quick network.
@@ -187,6 +189,19 @@ pub(super) fn aim(plan: &mut Plan, rule: Mutant) {
             ];
             plan.at_leader = 300;
             plan.length = 4000 * MS;
+        }
+        Mutant::ProofBeforeOwnEntry => {
+            plan.modes = vec![ReadMode::Quorum];
+            plan.disk = (20, 40 * MS);
+            plan.write_interval = 20 * MS;
+            plan.faults = vec![Fault::Transfer, Fault::Isolate];
+        }
+        Mutant::SecondChange => {
+            plan.spares = 1;
+            plan.modes = vec![ReadMode::Quorum];
+            plan.burst = 5 * MS;
+            plan.faults = vec![Fault::Change, Fault::Change, Fault::Isolate];
+            plan.at_leader = 300;
         }
         // Other rules are not about proofs.
         _ => {}

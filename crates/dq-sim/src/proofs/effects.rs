@@ -40,6 +40,15 @@ impl World {
                 if writes {
                     node.register = entry.index;
                 }
+                let certain = node.disk.certain();
+                if entry.index > certain {
+                    let why = format!(
+                        "node {id} has applied {}, its disk is certain of {certain}",
+                        entry.index
+                    );
+                    self.failures.push(why);
+                }
+                let node = self.node(id);
                 let led = node.epoch.is_some_and(|epoch| epoch.term == entry.term);
                 match self.committed.get(entry.index as usize) {
                     Some(term) if *term != entry.term => self.failures.push(format!(

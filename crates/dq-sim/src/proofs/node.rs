@@ -58,6 +58,20 @@ pub(super) struct Disk {
 }
 
 impl Disk {
+    /// The last entry on disk that no work which is still to be done removes or replaces.
+    pub(super) fn certain(&self) -> u64 {
+        let last = self.durable.entries.len() as u64;
+        let ops = self.queue.iter().flat_map(|persist| &persist.ops);
+        let touched = ops.filter_map(|op| match op {
+            DiskOp::Truncate { from } => Some(*from),
+            DiskOp::Append { entries } => entries.first().map(|entry| entry.index),
+            DiskOp::HardState { .. } | DiskOp::InstallSnapshot { .. } | DiskOp::Prune { .. } => {
+                None
+            }
+        });
+        touched.fold(last, |certain, first| certain.min(first - 1))
+    }
+
     /// Makes the first piece of work durable; returns its id.
     pub(super) fn complete_one(&mut self) -> Option<u64> {
         if self.queue.is_empty() {

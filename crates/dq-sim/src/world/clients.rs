@@ -1,6 +1,7 @@
 //! Clients: what they want of the world, and what the world tells them.
 
 use super::*;
+use crate::interrupts;
 use crate::loyal;
 use crate::members::{self, Shape};
 
@@ -83,6 +84,11 @@ impl World {
         if self.plan.slow_reading > 0 {
             self.spawn(workload::MAIN, patience, |c| {
                 Box::pin(workload::readers(c, think))
+            });
+        }
+        for _ in 0..self.plan.interrupts {
+            self.spawn(workload::MAIN, patience, |c| {
+                Box::pin(interrupts::interrupts(c, think))
             });
         }
         for _ in 0..clients.min(2) {

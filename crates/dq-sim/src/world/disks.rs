@@ -39,6 +39,9 @@ impl World {
         if self.nodes[node].life != life {
             return;
         }
+        if self.is_frozen(node) {
+            return self.after(MS, Event::Disk(node, life));
+        }
         if self.nodes[node].is_c {
             return self.c_disk_done(node);
         }

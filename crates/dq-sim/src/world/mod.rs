@@ -16,6 +16,7 @@
 mod c_nodes;
 mod c_streams;
 mod clients;
+mod confiding;
 mod damage;
 mod disks;
 mod links;
@@ -114,6 +115,8 @@ pub(crate) enum Relief {
     Space(usize),
     /// Power is lost once more.
     Power(usize),
+    /// A disk goes on that was at one piece of work.
+    Thaw(u64),
 }
 
 /// How a life ends.
@@ -184,6 +187,8 @@ pub(crate) struct World {
     /// Hash of all that happened.
     pub(crate) hash: u64,
     phase_since: u64,
+    /// A leader that reaches one follower only.
+    pub(crate) confiding: Option<confiding::Confiding>,
     /// A leader has served since the faults ended.
     led: bool,
     /// Answers and committed entries, and when there were fewer.
@@ -258,6 +263,7 @@ impl World {
             verbose,
             hash: seed,
             phase_since: 0,
+            confiding: None,
             led: false,
             progress: [(0, 0); 2],
             shares: BTreeMap::new(),
@@ -369,6 +375,7 @@ impl World {
                 self.trace(|| "a cut is mended".to_owned());
                 self.net.mend(cut);
             }
+            Event::Relief(Relief::Thaw(number)) => self.end_confiding(number),
             Event::Relief(Relief::Space(node)) => {
                 self.nodes[node].disk.set_space(None);
                 self.nodes[node].c_disk.full = false;

@@ -284,6 +284,9 @@ impl World {
     pub(super) fn carry_out(&mut self, node: usize, process: &mut Process) -> ControlFlow<Death> {
         // Also if it dies before the end of this: what it wants cut off may be gone by then.
         self.nodes[node].said.stepped(process.machine.driver());
+        if let Some(epoch) = process.machine.driver().epoch() {
+            self.confide_next(node, epoch.term);
+        }
         while let Some(output) = process.out.pop_front() {
             if let Some(left) = &mut self.nodes[node].dies_in {
                 if *left == 0 {

@@ -12,6 +12,7 @@ impl World {
         message: Message,
     ) {
         let life = self.nodes[node].life;
+        let message = self.begun_earlier(process, message);
         self.trace(|| format!("n{} -> n{to} {}", node + 1, brief(&message)));
         let driver = process.machine.driver();
         let said = self.nodes[node]
@@ -23,6 +24,9 @@ impl World {
             self.fail(format!("node {}: {why}", node + 1));
         }
         self.checks.sent(&message);
+        if let Err(why) = self.checks.repeats(node, to, self.now, &message) {
+            self.fail(format!("node {}: {why}", node + 1));
+        }
         if let Message::InstallSnapshot { term, meta } = message {
             let later = self.delay();
             let event =
@@ -57,6 +61,28 @@ impl World {
             peer.waiting.pop_front();
         }
         self.dial_if_due(node, process, to);
+    }
+
+    /// The same append, or one that says the same and some of what comes before it.
+    fn begun_earlier(&mut self, process: &Process, message: Message) -> Message {
+        let overlaps = self.plan.overlaps;
+        let mut append = match message {
+            Message::AppendEntries(append) if overlaps > 0 && self.rng.chance(overlaps) => append,
+            other => return other,
+        };
+        let driver = process.machine.driver();
+        let earlier = append.prev_index.saturating_sub(1 + self.rng.below(8));
+        let more = (earlier + 1..=append.prev_index).map(|index| driver.entry(index));
+        let term = match earlier {
+            0 => Some(0),
+            _ => driver.term_at(earlier),
+        };
+        if let (Some(term), Some(mut entries)) = (term, more.collect::<Option<Vec<_>>>()) {
+            entries.append(&mut append.entries);
+            append.entries = entries;
+            (append.prev_index, append.prev_term) = (earlier, term);
+        }
+        Message::AppendEntries(append)
     }
 
     pub(super) fn dial_if_due(&mut self, node: usize, process: &mut Process, to: u64) {
