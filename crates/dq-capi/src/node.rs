@@ -66,7 +66,7 @@ pub(crate) struct NodeObject {
 #[derive(Debug)]
 enum State {
     New,
-    Running(Node),
+    Running(Box<Node>),
     Stopped,
 }
 
@@ -292,7 +292,7 @@ impl NodeObject {
                 .map_err(|why| error(format!("cannot bind {}: {why}", bound.addr)))?,
         };
         let node = self.builder().start_on(socket).map_err(start_failure)?;
-        self.state = State::Running(node);
+        self.state = State::Running(Box::new(node));
         Ok(())
     }
 
