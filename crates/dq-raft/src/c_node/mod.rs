@@ -22,7 +22,8 @@
 //!
 //! - A sole voter elects itself anew in its old term, and begins it without an entry.
 //! - A server that has not stored yet that it was given a vote does not use it, and if those who know
-//!   of it need that vote, nobody is ever elected. Here it votes for whoever has a longer log.
+//!   of it need that vote, nobody is ever elected. Here it votes for whoever has a longer log, once it
+//!   has not heard its leader for an election timeout.
 //! - A node that hands over votes twice in a term.
 //! - A leader says that a vote is taken away before its own disk has it; this one takes none away.
 //! - Who cuts off a change whose predecessor it does not know to be committed goes two changes back.

@@ -58,8 +58,11 @@ impl CNode {
     }
 
     pub(super) fn vote_requested(&mut self, from: &PeerId, request: RequestVote) {
+        // A server without a vote never takes its leader for gone; here it does, so that it can use a
+        // vote that it has not heard of.
+        let gone = !self.is_voter() && self.is_expired();
         let led = self.role == RaftRole::Leader
-            || (self.role == RaftRole::Follower && self.leader.is_some());
+            || (self.role == RaftRole::Follower && self.leader.is_some() && !gone);
         let mut granted = false;
         if !led || request.disrupt_leader {
             if !request.pre_vote && request.term > self.term {
