@@ -44,7 +44,11 @@ impl CNode {
         let new = append
             .entries
             .iter()
-            .position(|entry| self.log.term_of(entry.index) != Some(entry.term));
+            .position(|entry| match self.log.term_of(entry.index) {
+                Some(term) => term != entry.term,
+                // What a snapshot has taken is there as well.
+                None => entry.index > self.log.snapshot.0,
+            });
         let Some(new) = new else {
             if !self.is_busy_installing() {
                 self.commit_up_to(append.leader_commit);

@@ -29,6 +29,7 @@
 //! - Who cuts off a change whose predecessor it does not know to be committed goes two changes back.
 //! - A snapshot is acknowledged if entries in memory cover it; entries that were cut off and came back
 //!   are counted twice.
+//! - An append from the log's beginning that is overtaken by a snapshot is taken for new entries.
 //! - A failed installation leaves the log in memory ahead of the disk; here it ends the node.
 //!
 //! And this model applies only what is on its own disk.
