@@ -12,7 +12,11 @@ impl World {
         message: Message,
     ) {
         let life = self.nodes[node].life;
-        let message = self.begun_earlier(process, message);
+        // The model of C dqlite takes what it has no more, or is writing, for new.
+        let message = match self.nodes[to as usize - 1].is_c {
+            true => message,
+            false => self.begun_earlier(process, message),
+        };
         self.trace(|| format!("n{} -> n{to} {}", node + 1, brief(&message)));
         let driver = process.machine.driver();
         let said = self.nodes[node]
