@@ -13,7 +13,7 @@ impl World {
     ) {
         let life = self.nodes[node].life;
         // The model of C dqlite takes what it has no more, or is writing, for new.
-        let message = match self.nodes[to as usize - 1].is_c {
+        let message = match self.is_c_node(to) {
             true => message,
             false => self.begun_earlier(process, message),
         };
@@ -65,6 +65,10 @@ impl World {
             peer.waiting.pop_front();
         }
         self.dial_if_due(node, process, to);
+    }
+
+    fn is_c_node(&self, id: u64) -> bool {
+        self.nodes.iter().any(|slot| slot.us.id == id && slot.is_c)
     }
 
     /// The same append, or one that says the same and some of what comes before it.
