@@ -120,12 +120,8 @@ pub enum Mutant {
     ForgetDiscarded,
     /// Whatever is wrong behind the valid batches of a segment is taken for a torn write.
     DamageIsTorn,
-    /// The two files of term and vote are not held against each other.
-    MetadataAlone,
     /// Entries that are read back for a follower are not held against their checksum.
     ReadBackUnchecked,
-    /// The end of a snapshot leaves before its checksum was found right.
-    SendUnverified,
     /// Writers that wait for room are not woken when there is some.
     ForgetCrowded,
     /// A node stands for election once in its life.
@@ -166,7 +162,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 78] = [
+    pub const ALL: [Mutant; 76] = [
         Mutant::SendBeforeTerm,
         Mutant::SayBeforeDurable,
         Mutant::CampaignBeforeDurable,
@@ -224,9 +220,7 @@ impl Mutant {
         Mutant::KeepOldSegments,
         Mutant::ForgetDiscarded,
         Mutant::DamageIsTorn,
-        Mutant::MetadataAlone,
         Mutant::ReadBackUnchecked,
-        Mutant::SendUnverified,
         Mutant::ForgetCrowded,
         Mutant::StandOnce,
         Mutant::ForgetPinned,

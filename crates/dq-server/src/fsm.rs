@@ -178,18 +178,14 @@ pub fn hand_on_snapshot(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             read => read?,
         };
-        if is_broken(Mutant::SendUnverified) {
-            hand_on(&piece[..count])?;
-        } else if !held_back.is_empty() {
+        if !held_back.is_empty() {
             hand_on(&held_back)?;
         }
-        held_back.clear();
         if count == 0 {
             return Ok(());
         }
-        if !is_broken(Mutant::SendUnverified) {
-            held_back.extend_from_slice(&piece[..count]);
-        }
+        held_back.clear();
+        held_back.extend_from_slice(&piece[..count]);
     }
 }
 

@@ -29,6 +29,8 @@ pub(crate) struct Said {
     vote: Option<(u64, u64)>,
     /// The last entry that it acknowledged, and that entry's term.
     stored: Option<(u64, u64)>,
+    /// The last entry that it has applied: as a leader it acknowledges its own to nobody.
+    applied: u64,
 }
 
 /// The term that a message claims as its sender's.
@@ -119,6 +121,7 @@ impl Said {
         if self.lacks(driver).is_some() {
             self.stored = None;
         }
+        self.applied = self.applied.max(driver.applied_index());
     }
 
     /// What it acknowledged and does not have.
@@ -131,6 +134,7 @@ impl Said {
     /// Entries from this one on may be lost: every other node has them.
     pub(crate) fn excuse(&mut self, from: u64) {
         self.stored = self.stored.filter(|(index, _)| *index < from);
+        self.applied = self.applied.min(from - 1);
     }
 
     /// A node has read its disk.
@@ -146,6 +150,12 @@ impl Said {
             && disk.vote != to
         {
             return Err(format!("has forgotten its vote for {to} in term {term}"));
+        }
+        if driver.last_index() < self.applied {
+            let applied = self.applied;
+            return Err(format!(
+                "has applied entry {applied} and comes back without it"
+            ));
         }
         match self.lacks(driver) {
             Some(index) => Err(format!(

@@ -64,12 +64,14 @@ fn coming_back(plan: &mut Plan) {
     plan.faults = vec![Fault::Shatter];
 }
 
-/// Disks decay, and all nodes start again and again.
+/// Disks decay, and nodes are killed, so that it is noticed and the next disk can decay.
 fn decaying(plan: &mut Plan) {
     plan.clients = 1;
     plan.loyal = 0;
-    plan.fault_interval = 100 * MS;
-    plan.faults = vec![Fault::BitRot, Fault::BitRot, Fault::PowerCutAll];
+    plan.at_leader = 900;
+    plan.chaos = 20_000 * MS;
+    plan.fault_interval = 300 * MS;
+    plan.faults = vec![Fault::BitRot, Fault::Kill];
 }
 
 /// Leaders reach one follower only, whose disk stands still.
@@ -269,28 +271,16 @@ found! {
     };
     damage_taken_for_a_torn_write: DamageIsTorn within 40, |plan| {
         decaying(plan);
-        plan.segment_size = 256 << 10;
+        // A segment that stays open until the next kill.
+        plan.segment_size = 2 << 20;
         plan.snapshot_threshold = 1024;
     };
-    term_and_vote_in_two_files_that_contradict: MetadataAlone within 40, |plan| {
-        decaying(plan);
-    };
-    entries_read_back_and_not_checked: ReadBackUnchecked within 40, |plan| {
+    entries_read_back_and_not_checked: ReadBackUnchecked within 100, |plan| {
         decaying(plan);
         plan.snapshot_threshold = 1024;
         plan.snapshot_trailing = 8192;
-        plan.chaos = 12_000 * MS;
-        plan.fault_interval = 300 * MS;
-        plan.faults = vec![Fault::BitRot, Fault::Isolate, Fault::Isolate];
-    };
-    a_snapshot_that_leaves_before_it_was_found_right: SendUnverified within 40, |plan| {
-        decaying(plan);
-        plan.snapshot_threshold = 150;
-        plan.snapshot_trailing = 10;
-        plan.segment_size = 16 << 10;
-        plan.chaos = 12_000 * MS;
-        plan.fault_interval = 300 * MS;
-        plan.faults = vec![Fault::BitRot, Fault::Isolate, Fault::Isolate];
+        plan.at_leader = 500;
+        plan.faults = vec![Fault::BitRot, Fault::Kill, Fault::Isolate];
     };
     a_text_refused_in_its_middle: PartlyDoneRefused within 200, |plan| {
         // Transfers to nodes that do not hear of them take as long as an election.

@@ -264,7 +264,7 @@ impl Analysis {
                     return Err(corrupt(name, detail));
                 }
             }
-            if format::metadata_slot(&metadata) != slot && !is_broken(Mutant::MetadataAlone) {
+            if format::metadata_slot(&metadata) != slot {
                 let other = format::METADATA_NAMES[1 - slot];
                 let detail = format!(
                     "{name} holds version {}, which belongs into {other}",
@@ -281,7 +281,6 @@ impl Analysis {
             Metadata::newer(one, two).map_err(|e| corrupt("metadata1", e.to_string()))?;
         if let [Some(one), Some(two)] = found
             && let Some(detail) = contradiction(one, two)
-            && !is_broken(Mutant::MetadataAlone)
         {
             return Err(corrupt("metadata1", detail));
         }
