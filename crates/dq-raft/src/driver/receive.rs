@@ -217,6 +217,25 @@ impl Driver {
             let term = request.term - 1;
             self.call(|raw| raw.raft.become_follower(term, 0));
         }
+        // A node of C dqlite that is one term behind learns nothing from a refusal of the term that it asks
+        // for, and would ask for ever if nobody else can be elected: its log may be the longest of those
+        // that are left. It learns our term by standing in it, where a vote that is spent stays spent.
+        let raft = &self.raw.raft;
+        let spent = raft.vote != 0 && raft.vote != from;
+        if request.pre_vote
+            && (request.term, raft.leader_id, spent) == (raft.term, 0, true)
+            && raft
+                .raft_log
+                .is_up_to_date(request.last_index, request.last_term)
+        {
+            let result = RequestVoteResult {
+                term: request.term,
+                granted: true,
+                pre_vote: Some(true),
+                own_term: false,
+            };
+            return self.send_when_durable(from, Message::RequestVoteResult(result));
+        }
         self.step(translate::vote_in(from, self.options.id, &request));
     }
 

@@ -225,6 +225,30 @@ fn a_pre_vote_for_a_far_term_lifts_a_node_without_leader() {
 }
 
 #[test]
+fn a_voter_that_has_voted_lets_one_stand_that_is_a_term_behind() {
+    let mut bench = Bench::of_three(&[1, 1]);
+    bench.receive(2, ask(3, (3, 1), false, false));
+    bench.durable();
+    bench.sent();
+    assert_eq!((bench.driver.term(), bench.driver.raw.raft.vote), (3, 2));
+    let mut asked = |log, pre_vote| {
+        let Message::RequestVote(mut request) = ask(3, log, pre_vote, false) else {
+            unreachable!("it is one")
+        };
+        request.candidate = 3;
+        bench.receive(3, Message::RequestVote(request));
+        let answers = bench.sent().into_iter().filter_map(|sent| match sent {
+            (3, Message::RequestVoteResult(result)) => Some((result.granted, result.term)),
+            _ => None,
+        });
+        answers.collect::<Vec<_>>()
+    };
+    assert_eq!(asked((3, 1), true), [(true, 3)], "which promises nothing");
+    assert_eq!(asked((2, 1), true), [(false, 3)], "its log is too short");
+    assert_eq!(asked((3, 1), false), [(false, 3)], "the vote is spent");
+}
+
+#[test]
 fn nobody_stands_for_election_while_its_disk_works() {
     // R12
     let mut bench = Bench::of_three(&[1, 1]);
