@@ -145,6 +145,13 @@ impl SimDisk {
         std::mem::take(&mut self.state().hits)
     }
 
+    /// Whether a fault has hit this operation on a file of this name, since they were last taken.
+    pub fn was_hit(&self, operation: Operation, name: &str) -> bool {
+        let hits = &self.state().hits;
+        hits.iter()
+            .any(|(_, hit, file)| *hit == operation && file == name)
+    }
+
     /// Takes back all faults that have not happened.
     pub fn clear_faults(&self) {
         let mut state = self.state();

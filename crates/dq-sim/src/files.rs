@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 
+use dq_raft::disk::Operation;
 use dq_raft::sim_disk::SimDisk;
 use dq_raft::{Driver, SnapshotMeta};
 use dq_wire::disk::names::{FileName, SnapshotName, is_temporary};
@@ -53,7 +54,8 @@ pub(crate) fn check(
                     }
                     _ => false,
                 };
-                if !wanted {
+                // What could not be removed goes at the next start.
+                if !wanted && !disk.was_hit(Operation::Remove, &name) {
                     return Err(format!("{name} is of no use any more"));
                 }
             }
