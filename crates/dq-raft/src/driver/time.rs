@@ -156,7 +156,7 @@ impl Driver {
                 let alone = raft.prs().iter().len() == 1;
                 Some(if alone { quorum } else { quorum.min(beat) })
             }
-            _ if raft.promotable() => Some(left(
+            _ if self.is_electable() => Some(left(
                 raft.randomized_election_timeout(),
                 raft.election_elapsed,
             )),

@@ -97,6 +97,29 @@ fn nothing_is_changed_before_an_entry_of_the_term_is_committed() {
 }
 
 #[test]
+fn who_may_be_the_only_one_to_know_that_it_has_no_vote_wakes_up_to_stand() {
+    let demoted = configuration(&[(1, Role::Standby), (2, Role::Voter)]);
+    let mut bench = Bench::new(log(&voters(2), &[1]));
+    let entries = vec![entry(3, 2, EntryKind::Change, change(&demoted))];
+    bench.receive(
+        2,
+        Message::AppendEntries(AppendEntries {
+            term: 2,
+            prev_index: 2,
+            prev_term: 1,
+            leader_commit: 2,
+            entries,
+            stamp: Stamp::default(),
+        }),
+    );
+    bench.durable();
+    let deadline = bench.driver.deadline();
+    assert_ne!(deadline, u64::MAX, "it does not wait for somebody to speak");
+    bench.pass(deadline - bench.now);
+    assert_ne!(bench.driver.role(), RaftRole::Follower);
+}
+
+#[test]
 fn a_change_is_heard_of_when_it_is_durable_here() {
     let mut bench = Bench::new(log(&voters(2), &[1]));
     bench.elect();
