@@ -37,14 +37,24 @@ pub(crate) struct Checks {
     stood: BTreeSet<u64>,
     /// Per node: its term, and index and term of its last entry, when its configuration was looked at.
     terms: BTreeMap<usize, [u64; 3]>,
-    /// Per leader and follower: since when the same empty append was sent, how often, and which.
-    chatter: BTreeMap<(usize, u64), (u64, u64, [u64; 4])>,
+    /// What leaders say to followers.
+    chatter: BTreeMap<(usize, u64), Chatter>,
     /// Per node: committed entries looked at, and the last index applied.
     looked: BTreeMap<usize, (u64, u64)>,
     /// How near its bound each use of memory came, in thousandths.
     pub(crate) reached: Vec<(&'static str, u64)>,
     /// Comparisons of databases between nodes.
     pub(crate) compared: u64,
+}
+
+/// The same empty append, from a leader to a follower.
+#[derive(Debug, Default)]
+struct Chatter {
+    since: u64,
+    last: u64,
+    /// At so many moments. What had to wait for a disk leaves all at once.
+    moments: u64,
+    said: [u64; 4],
 }
 
 impl Checks {
@@ -76,12 +86,20 @@ impl Checks {
         };
         let (prev, commit, seq) = (append.prev_index, append.leader_commit, append.stamp.seq);
         let said = [append.term, prev, commit, seq.into()];
-        let (since, count, before) = self.chatter.entry((node, to)).or_default();
-        if now >= *since + CHATTER || *before != said || !append.entries.is_empty() {
-            (*since, *count, *before) = (now, 0, said);
+        let chatter = self.chatter.entry((node, to)).or_default();
+        let is_new = chatter.said != said || !append.entries.is_empty();
+        if is_new || now >= chatter.since + CHATTER {
+            *chatter = Chatter {
+                since: now,
+                last: 0,
+                moments: 0,
+                said,
+            };
         }
-        *count += 1;
-        match *count > REPEATS_MAX {
+        if now > chatter.last {
+            (chatter.last, chatter.moments) = (now, chatter.moments + 1);
+        }
+        match chatter.moments > REPEATS_MAX {
             true => Err(format!("says to {to} over and over: {message:?}")),
             false => Ok(()),
         }
