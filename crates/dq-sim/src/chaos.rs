@@ -308,6 +308,8 @@ impl World {
         self.confiding = None;
         // Statements that take longer than elections would starve whoever waits for the slot.
         self.plan.deferred_for = self.plan.deferred_for.min(20 * MS);
+        // Who leaves large answers lying where memory is short is cut off, every time.
+        self.plan.slow_reading = 0;
         for node in 0..self.nodes.len() {
             let slot = &mut self.nodes[node];
             slot.paused_until = self.now;

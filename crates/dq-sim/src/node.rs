@@ -359,10 +359,17 @@ impl Process {
         let mut writer = SnapshotWriter::create(disk, meta, size, COMPRESSION)
             .map_err(|error| error.to_string())?;
         writer.write(&data).map_err(|error| error.to_string())?;
-        let images = fsm::read_snapshot(&mut &data[..]).map_err(|error| error.to_string())?;
-        let databases = fsm::check_images(images, vfs)?;
-        let meta = writer.finish().map_err(|error| error.to_string())?;
-        Ok((meta, databases))
+        let images = fsm::read_snapshot(&mut &data[..]).map_err(|error| error.to_string());
+        match images.and_then(|images| fsm::check_images(images, vfs)) {
+            Ok(databases) => {
+                let meta = writer.finish().map_err(|error| error.to_string())?;
+                Ok((meta, databases))
+            }
+            Err(why) => {
+                writer.abort();
+                Err(why)
+            }
+        }
     }
 }
 
