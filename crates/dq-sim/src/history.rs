@@ -172,9 +172,22 @@ impl History {
         });
     }
 
-    /// A register operation has ended, or nobody will ever know how.
-    pub(crate) fn register(&mut self, key: i64, op: RegisterOp) {
-        self.registers.entry(key).or_default().push(op);
+    /// A register operation begins; its place among those of the register.
+    pub(crate) fn register_began(&mut self, key: i64, op: RegisterOp) -> usize {
+        let ops = self.registers.entry(key).or_default();
+        ops.push(op);
+        ops.len() - 1
+    }
+
+    /// It has ended, or nobody will ever know how.
+    pub(crate) fn register_ended(&mut self, key: i64, place: usize, op: RegisterOp) {
+        if let Some(known) = self
+            .registers
+            .get_mut(&key)
+            .and_then(|ops| ops.get_mut(place))
+        {
+            *known = op;
+        }
     }
 
     /// Everything that is wrong.

@@ -264,6 +264,18 @@ pub(crate) async fn registers(client: Client, think: u64) {
         let began = client.history(|h| h.tick());
         let value = client.history(|h| h.unique());
         let kind = client.below(8);
+        // A run may end while this is under way, and others may have seen what it does.
+        let asked = match kind {
+            0 | 1 => Ask::Write(value),
+            2..5 => Ask::Swap(last, value, true),
+            _ => Ask::Read(None),
+        };
+        let mut op = RegisterOp {
+            began,
+            ended: u64::MAX,
+            ask: asked,
+        };
+        let place = client.history(|h| h.register_began(key, op));
         let (ask, result) = match kind {
             0 | 1 => {
                 let sql = "INSERT INTO registers VALUES(?1, ?2) \
@@ -290,25 +302,22 @@ pub(crate) async fn registers(client: Client, think: u64) {
                 (Ask::Read(found), result.map(|_| ()))
             }
         };
-        let ended = match &result {
+        match &result {
             Ok(()) => {
                 client.progress();
+                op.ask = ask;
                 last = match ask {
                     Ask::Read(found) => found.unwrap_or(0),
                     Ask::Write(value) | Ask::Swap(_, value, true) => value,
                     Ask::Swap(..) => last,
                 };
-                Some(client.history(|h| h.tick()))
+                op.ended = client.history(|h| h.tick());
             }
-            Err(failure) if failure.is_harmless() => None,
-            Err(failure) => {
-                judge(&client, "a register", failure);
-                Some(u64::MAX)
-            }
-        };
-        if let Some(ended) = ended {
-            client.history(|h| h.register(key, RegisterOp { began, ended, ask }));
+            // As good as a read that was never answered.
+            Err(failure) if failure.is_harmless() => op.ask = Ask::Read(None),
+            Err(failure) => judge(&client, "a register", failure),
         }
+        client.history(|h| h.register_ended(key, place, op));
         client.think(think).await;
     }
 }
