@@ -412,8 +412,13 @@ static void stop_interrupts_a_statement_without_end(void)
 
 int main(int argc, char **argv)
 {
+	struct sigaction before[32];
 	CHECK(argc >= 2);
 	root = argv[1];
+	/* Whoever started this may have one ignored, as nohup does. */
+	for (int i = 1; i < 32; i++) {
+		CHECK(sigaction(i, NULL, &before[i]) == 0);
+	}
 	versions_are_those_of_the_interface();
 	null_objects_are_misuse();
 	a_directory_that_cannot_be_used_is_refused();
@@ -429,7 +434,7 @@ int main(int argc, char **argv)
 	/* Nobody has touched what signals do. */
 	for (int i = 1; i < 32; i++) {
 		struct sigaction action;
-		CHECK(sigaction(i, NULL, &action) == 0 && action.sa_handler == SIG_DFL);
+		CHECK(sigaction(i, NULL, &action) == 0 && action.sa_handler == before[i].sa_handler);
 	}
 	return 0;
 }
