@@ -44,9 +44,9 @@ impl World {
         self.elections(10).max(10 * SECOND)
     }
 
-    /// Until the cluster is formed, in which three changes may not have been answered at first.
+    /// Until the cluster is formed, in which no change may have been answered at first.
     pub(super) fn until_formed(&self) -> u64 {
-        self.until_led() + 3 * self.patience() + 2 * SECOND
+        self.until_led() + 2 * self.patience() + 2 * SECOND
     }
 
     /// Until every client has had an answer, and the members are what they should be.
