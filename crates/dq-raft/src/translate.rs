@@ -105,6 +105,8 @@ pub(crate) enum Step {
     Alive,
     /// The snapshot on its way has failed.
     SnapshotFailed,
+    /// Its log ends here, before what it had acknowledged.
+    Lost(u64),
 }
 
 /// An outgoing AppendEntries with entries, or a probe without. `None` if it cannot be expressed:
@@ -309,6 +311,8 @@ pub(crate) fn result_in(
         } else {
             Step::Alive
         });
+    } else if result.rejected == follower.matched && lacks(result, follower.matched) {
+        steps.push(Step::Lost(result.last_index));
     } else if result.rejected <= follower.matched
         || (peer.positions.contains(&result.rejected)
             && result.rejected != follower.next_index.saturating_sub(1))
@@ -328,6 +332,12 @@ pub(crate) fn result_in(
         steps.push(Step::Message(Box::new(response)));
     }
     steps
+}
+
+/// Whether a peer that refuses an append says that it does not hold the entry that it stands behind. A
+/// busy node of C dqlite says so of everything.
+fn lacks(result: &AppendEntriesResult, index: u64) -> bool {
+    result.last_index < index && (result.last_index > 0 || result.echo.is_some())
 }
 
 /// An incoming request for a vote.

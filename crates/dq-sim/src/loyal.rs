@@ -6,7 +6,7 @@
 
 use dq_wire::{Request, Value};
 
-use crate::client::{Client, Failure};
+use crate::client::{Client, Failure, Phase};
 use crate::history::Fate;
 use crate::workload::judge;
 
@@ -33,10 +33,12 @@ pub(crate) async fn loyal(mut client: Client, think: u64) {
             break;
         }
         let mut memory = Memory::default();
-        // A node that does not lead is given the time to lead again.
+        // A node that does not lead is given the time to lead again, while faults may bring that about.
         let mut served = client.port.borrow().now;
+        let mut refused = false;
         while client.goes_on() && client.is_open() {
-            if client.port.borrow().now > served + client.patience {
+            let over = client.port.borrow().now > served + client.patience;
+            if over || refused && client.phase() > Phase::Chaos {
                 break;
             }
             match one(&client, &mut memory).await {
@@ -45,13 +47,14 @@ pub(crate) async fn loyal(mut client: Client, think: u64) {
                 }
                 Ok(()) => {
                     served = client.port.borrow().now;
+                    refused = false;
                     client.progress();
                 }
-                Err(Failure::Refused(12, _)) => {
-                    if client.open().await.is_ok() {
-                        memory = Memory::default();
-                    }
-                }
+                Err(Failure::Refused(10250, _)) => refused = true,
+                Err(Failure::Refused(12, _)) => match client.open().await {
+                    Ok(()) => memory = Memory::default(),
+                    Err(_) => refused = true,
+                },
                 Err(Failure::Refused(10506, _)) => memory.dead = true,
                 Err(failure) => judge(&client, "a loyal client", &failure),
             }

@@ -58,6 +58,8 @@ struct Total {
     sites: BTreeMap<String, u64>,
     /// Seeds, by what took how many hundredths of the time that it may take.
     shares: BTreeMap<(String, u64), u64>,
+    /// Of each, the largest share in thousandths, and the seed that had it.
+    largest: BTreeMap<String, (u64, u64)>,
     /// Microseconds simulated of clusters of three nodes, and of processor time that they took.
     three: (u64, u64),
     /// Seeds in which a use of memory came within a tenth of its bound.
@@ -183,7 +185,9 @@ fn run_seeds(arguments: &Arguments, began: Instant) -> Total {
             total.three.1 += processor_micros() - before;
         }
         for (what, permille) in &report.shares {
-            let key = (what.replace(' ', "-"), permille.div_ceil(10));
+            let what = what.replace(' ', "-");
+            total.note_largest(&what, (*permille, seed));
+            let key = (what, permille.div_ceil(10));
             *total.shares.entry(key).or_default() += 1;
         }
         if arguments.twice && dq_sim::run(seed, false).hash != report.hash {
@@ -254,8 +258,13 @@ fn run_jobs(arguments: &Arguments) -> Total {
 }
 
 impl Total {
+    fn note_largest(&mut self, what: &str, share: (u64, u64)) {
+        let largest = self.largest.entry(what.to_owned()).or_default();
+        *largest = share.max(*largest);
+    }
+
     /// Of everything that was timed: the share of its bound that half of the seeds stayed within, 99 in a
-    /// hundred, and all.
+    /// hundred, and all, and the seed that came closest.
     fn quantiles(&self) -> String {
         let mut texts = Vec::new();
         let mut names: Vec<&String> = self.shares.keys().map(|(what, _)| what).collect();
@@ -273,7 +282,9 @@ impl Total {
             };
             let shares = [50, 99, 100].map(|percent| at(percent).map_or(0, |(share, _)| share));
             let [half, most, worst] = shares;
-            texts.push(format!("{} {half}/{most}/{worst}", name.replace('-', " ")));
+            let seed = self.largest.get(name).map_or(0, |(_, seed)| *seed);
+            let name = name.replace('-', " ");
+            texts.push(format!("{name} {half}/{most}/{worst} (seed {seed})"));
         }
         texts.join(", ")
     }
@@ -289,6 +300,7 @@ impl Total {
             faults,
             sites,
             shares,
+            largest,
             three,
             reached,
         } = self;
@@ -307,6 +319,9 @@ impl Total {
         }
         for ((what, percent), count) in shares {
             line.push_str(&format!(" {what}/{percent}/{count}"));
+        }
+        for (what, (permille, seed)) in largest {
+            line.push_str(&format!(" {what}^{permille}^{seed}"));
         }
         line
     }
@@ -339,6 +354,9 @@ impl Total {
             } else if let [what, percent, count] = word.split('/').collect::<Vec<_>>()[..] {
                 let key = (what.to_owned(), percent.parse().unwrap_or(u64::MAX));
                 *self.shares.entry(key).or_default() += count.parse::<u64>().unwrap_or(0);
+            } else if let [what, permille, seed] = word.split('^').collect::<Vec<_>>()[..] {
+                let share = (permille.parse().unwrap_or(0), seed.parse().unwrap_or(0));
+                self.note_largest(what, share);
             } else if let Some((site, count)) = word.split_once('@') {
                 *self.sites.entry(site.to_owned()).or_default() +=
                     count.parse::<u64>().unwrap_or(0);

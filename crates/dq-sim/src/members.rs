@@ -22,12 +22,7 @@ pub(crate) enum Shape {
 /// Forms the cluster, changes its membership, restores it, and reads everything at the end.
 pub(crate) async fn admin(client: Client, shape: Shape, think: u64) {
     restore(&client, shape).await;
-    while client.ready().await {
-        if client.exec(SCHEMA, &[]).await.is_ok() {
-            break;
-        }
-        client.close();
-    }
+    make_tables(&client).await;
     client.shared.borrow_mut().formed = true;
     while client.phase() <= Phase::Chaos {
         match shape {
@@ -48,6 +43,22 @@ pub(crate) async fn admin(client: Client, shape: Shape, think: u64) {
         client.sleep(10 * MS).await;
     }
     client.shared.borrow_mut().verified = true;
+}
+
+/// Makes the tables: with one text, or, where its statements take longer together than anybody waits,
+/// one after the other, so that each try leaves less for the next.
+async fn make_tables(client: &Client) {
+    let mut left: Vec<&str> = vec![SCHEMA];
+    while let Some(sql) = left.first()
+        && client.ready().await
+    {
+        if client.exec(sql, &[]).await.is_ok() {
+            left.remove(0);
+        } else {
+            client.close();
+            left = left.iter().flat_map(|sql| sql.split(";\n")).collect();
+        }
+    }
 }
 
 /// One change of the membership, sensible or not.

@@ -188,9 +188,31 @@ impl Driver {
                 Step::SnapshotFailed => {
                     self.call(|raw| raw.report_snapshot(from, SnapshotStatus::Failure));
                 }
+                Step::Lost(last) => self.send_again_from(from, last),
             }
         }
         self.forget_installed_snapshot(from);
+    }
+
+    /// A follower does not hold what it had acknowledged: its disk has lost it, as disks do that report a
+    /// sync too early. raft-rs does not look for anything there, so nothing would reach this follower for as
+    /// long as we lead. What it holds is to be found out as at the beginning of a term, and counts for
+    /// no majority until then; nor does it matter if this was said before the acknowledgement, by a
+    /// connection that has been overtaken.
+    fn send_again_from(&mut self, from: u64, last: u64) {
+        let node = self.options.id;
+        let Some(progress) = self.raw.raft.mut_prs().get_mut(from) else {
+            return;
+        };
+        ::log::warn!(
+            "node {node}: node {from} had acknowledged entry {} and says now that its log ends at {last}: it is \
+             sent what follows",
+            progress.matched
+        );
+        progress.recent_active = true;
+        progress.matched = 0;
+        progress.become_probe();
+        progress.next_idx = last + 1;
     }
 
     fn forget_installed_snapshot(&mut self, from: u64) {

@@ -104,6 +104,41 @@ fn a_follower_too_far_behind_for_one_message_gets_a_snapshot() {
 }
 
 #[test]
+fn a_follower_that_has_lost_what_it_acknowledged_is_sent_it_again() {
+    // As after a power cut, if its disk reports a sync too early.
+    let mut bench = Bench::leader_of_three(&[1, 1]);
+    bench.propose(1);
+    bench.propose(2);
+    bench.durable();
+    bench.acknowledge(2, 6);
+    bench.acknowledge(3, 6);
+    assert_eq!(bench.driver.commit_index(), 6);
+    bench.sent();
+    // A busy node of C dqlite says this of everything.
+    bench.receive(2, rejected(2, 6, 0));
+    assert_eq!(bench.matched(2), 6);
+    bench.receive(2, rejected(2, 6, 3));
+    assert_eq!(bench.matched(2), 0, "it counts for no majority any more");
+    bench.pass(60);
+    bench.receive(2, rejected(2, 6, 3));
+    let lacking: Vec<AppendEntries> = bench
+        .appends_to(2)
+        .into_iter()
+        .filter(|append| !append.entries.is_empty())
+        .collect();
+    assert!(!lacking.is_empty(), "nothing is sent to it");
+    assert!(lacking.iter().all(|a| a.prev_index == 3 && a.end() == 6));
+    // What it does not hold again is on one disk of three.
+    bench.propose(1);
+    bench.durable();
+    assert_eq!(bench.driver.commit_index(), 6);
+    bench.acknowledge(2, 6);
+    assert_eq!(bench.matched(2), 6);
+    bench.acknowledge(2, 7);
+    assert_eq!(bench.driver.commit_index(), 7);
+}
+
+#[test]
 fn a_heartbeat_stands_where_the_log_is_known_or_at_its_end_and_commits_no_further() {
     // R3, R2: a peer in Probe hears of the end of the log, one in Replicate of its own position.
     let mut bench = Bench::leader_of_three(&[1, 1]);
