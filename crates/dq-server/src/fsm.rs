@@ -162,6 +162,24 @@ pub fn load_snapshot<D: Disk>(disk: &D, meta: &SnapshotMeta) -> Result<Images, S
     read_snapshot(&mut reader).map_err(|error| reader.damage(&error))
 }
 
+/// Opens a snapshot that is to go to a peer. Data that are not compressed bear no checksum, and a file whose
+/// first bytes have decayed passes for such: it is looked through before anything leaves, since C dqlite
+/// takes what it gets.
+///
+/// # Errors
+/// The disk's, or what is wrong with the file, by its name.
+pub fn open_to_send<D: Disk>(
+    disk: &D,
+    meta: &SnapshotMeta,
+) -> Result<SnapshotReader<D>, SnapshotError> {
+    let reader = SnapshotReader::open(disk, meta)?;
+    if !reader.is_compressed() {
+        let mut looked_through = SnapshotReader::open(disk, meta)?;
+        examine(&mut looked_through).map_err(|error| looked_through.damage(&error))?;
+    }
+    Ok(reader)
+}
+
 /// Hands the data of a snapshot on in pieces of at most this size, to a peer that takes nothing that is
 /// not whole. The last piece goes only when all were read and found right: checksums stand at the end.
 ///
@@ -323,15 +341,15 @@ mod tests {
         let whole = &written.files()["tmp-snapshot-2-9-1"];
         let send = |content: Vec<u8>, piece_size| -> io::Result<Vec<u8>> {
             let disk = SimDisk::with_files([("snapshot-2-9-1", content)]);
-            let mut reader = SnapshotReader::open(&disk, &meta).map_err(io::Error::other)?;
+            let mut reader = open_to_send(&disk, &meta).map_err(io::Error::other)?;
             let (size, mut sent) = (reader.size() as usize, Vec::new());
             let handed = hand_on_snapshot(&mut reader, piece_size, |piece| {
                 sent.extend_from_slice(piece);
                 Ok(())
             });
             assert_eq!(handed.is_ok(), sent.len() == size, "of {size}");
-            // What is no LZ4 frame any more passes for raw data, which the peer looks at.
-            handed.and_then(|()| read_snapshot(&mut &sent[..]))?;
+            handed?;
+            read_snapshot(&mut &sent[..]).expect("what is sent can be read");
             Ok(sent)
         };
         let sent = send(whole.clone(), 4096).expect("it is whole");
@@ -350,7 +368,7 @@ mod tests {
                 }
                 Err(damage) => {
                     let named = damage.to_string().contains("snapshot-2-9-1");
-                    assert!(named || bit < 32, "bit {bit}: {damage}");
+                    assert!(named, "bit {bit}: {damage}");
                 }
             }
         }

@@ -190,6 +190,11 @@ impl Checks {
         self.look_at_databases(node, c.applied(), || summary(process.databases.iter()))
     }
 
+    /// Who has led a term, if anybody has been seen to.
+    pub(crate) fn leader(&self, term: u64) -> Option<usize> {
+        self.leaders.get(&term).copied()
+    }
+
     fn leads(&mut self, node: usize, term: u64) -> Result<(), String> {
         match *self.leaders.entry(term).or_insert(node) {
             leader if leader == node => Ok(()),

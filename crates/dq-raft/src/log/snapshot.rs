@@ -318,6 +318,12 @@ impl<D: Disk> SnapshotReader<D> {
         self.size
     }
 
+    /// Whether the file is a frame of LZ4, with checksums. Otherwise it is raw data, as C dqlite writes them
+    /// when it is told not to compress.
+    pub fn is_compressed(&self) -> bool {
+        matches!(self.source, Source::Lz4(_))
+    }
+
     /// True once all data have been read and were right.
     pub fn is_verified(&self) -> bool {
         self.is_verified

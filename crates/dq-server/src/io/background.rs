@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, unbounded};
-use dq_raft::{Compression, FsDisk, LogRange, LogReader, Message, SnapshotMeta, SnapshotReader};
+use dq_raft::{Compression, FsDisk, LogRange, LogReader, Message, SnapshotMeta};
 use dq_vfs::Version;
 
 use super::dial::{Introduction, Way};
@@ -240,7 +240,7 @@ impl Sending<'_> {
         term: u64,
         meta: SnapshotMeta,
     ) -> io::Result<()> {
-        let mut reader = SnapshotReader::open(disk, &meta).map_err(io::Error::other)?;
+        let mut reader = fsm::open_to_send(disk, &meta).map_err(io::Error::other)?;
         let size = reader.size();
         let head = peers::encode(&Message::InstallSnapshot { term, meta }, size)
             .ok_or_else(|| io::Error::other("larger than peers accept"))?;

@@ -19,12 +19,19 @@ impl World {
         self.trace(|| format!("n{} -> n{to} {}", node + 1, brief(&message)));
         self.checks.sent(&message);
         let slot = &self.nodes[node];
+        // An append of an earlier leader that begins with the first entry is refused with words that look
+        // like an acknowledgement of the whole log. Only who leads the answer's term takes it for one.
         if let Message::AppendEntriesResult(AppendEntriesResult {
+            term,
             rejected: 0,
             last_index,
             ..
         }) = message
             && last_index > slot.c_disk.last()
+            && self
+                .checks
+                .leader(term)
+                .is_none_or(|leader| self.nodes[leader].us.id == to)
         {
             let last = slot.c_disk.last();
             self.fail(format!(

@@ -36,7 +36,7 @@ use std::task::{Context, Waker};
 
 use bytes::{Bytes, BytesMut};
 use dq_raft::sim_disk::{Loss, SimDisk};
-use dq_raft::{Message, SnapshotMeta, SnapshotReader};
+use dq_raft::{Message, SnapshotMeta};
 use dq_server::exec::{self, Job};
 use dq_server::node::{Input, Output};
 use dq_server::{fsm, peers, promise};

@@ -191,7 +191,7 @@ impl World {
             .node_at(address)
             .filter(|there| self.is_reachable(node, *there));
         let us = self.nodes[node].us.clone();
-        let reader = SnapshotReader::open(&self.nodes[node].disk, &meta).ok();
+        let reader = fsm::open_to_send(&self.nodes[node].disk, &meta).ok();
         let head = reader.as_ref().and_then(|reader| {
             peers::encode(&Message::InstallSnapshot { term, meta }, reader.size())
         });
