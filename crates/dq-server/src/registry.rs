@@ -47,8 +47,6 @@ pub struct Database {
     pub largest: usize,
     /// Client connections that have it open.
     pub opens: usize,
-    /// `PRAGMA delete_database` was the last commit: the name goes when nobody has it open.
-    pub deleted: bool,
     /// Who holds the write slot.
     pub slot: Option<ConnId>,
     /// Since when the slot's holder sits on an open transaction between requests.
@@ -105,7 +103,6 @@ impl Database {
             in_flight: 0,
             largest: 0,
             opens: 0,
-            deleted: false,
             slot: None,
             held_since: None,
             waiters: VecDeque::new(),
@@ -159,8 +156,17 @@ impl Database {
         batch.transactions += 1;
         batch.sealed |= alone;
         self.head = version.clone();
-        self.deleted = version.is_empty_database();
         Ok(version)
+    }
+
+    /// Whether there is nothing in it, nothing on its way into it, and nobody has it open: it was deleted, or
+    /// opened and never written. Then the name goes. Other nodes know nothing of what was only opened.
+    pub fn is_unused(&self) -> bool {
+        self.opens == 0
+            && self.in_flight == 0
+            && !self.has_batches()
+            && self.committed.number() == self.head.number()
+            && self.committed.holds_nothing()
     }
 
     /// Takes the batches as proposals, if nothing of this database is in flight: while an entry is

@@ -247,6 +247,16 @@ impl Client {
         }
     }
 
+    /// Waits after others were in the way. In a burst of transactions most are, so once the faults are over
+    /// it tries again beyond the burst.
+    pub(crate) async fn wait_for_turn(&self, mean: u64) {
+        if self.phase() <= Phase::Chaos {
+            return self.think(mean).await;
+        }
+        let micros = self.below(2 * mean.max(30 * MS)) + MS;
+        self.sleep(micros).await;
+    }
+
     /// Waits until `look` finds something, or the time has come.
     async fn wait<T>(&self, until: u64, mut look: impl FnMut(&mut Port) -> Option<T>) -> Option<T> {
         self.port.borrow_mut().commands.push(Command::WakeAt(until));

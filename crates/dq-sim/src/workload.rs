@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use dq_wire::Value;
 
-use crate::client::{Client, Failure, Phase};
+use crate::client::{Client, Failure};
 use crate::history::Fate;
 use crate::plan::MS;
 use crate::registers::{Ask, RegisterOp};
@@ -90,7 +90,7 @@ pub(crate) async fn tokens(client: Client, think: u64) {
                 });
                 break;
             }
-            client.think(think).await;
+            client.wait_for_turn(think).await;
         }
         if client.below(10) == 0 && client.ready().await {
             read_tokens(&client, false).await;
@@ -332,19 +332,10 @@ pub(crate) async fn bank(client: Client, think: u64) {
             if let Ok(rows) = client.query("SELECT sum(balance) FROM accounts", &[]).await {
                 check_sum(&client, &rows);
             }
-        } else {
-            let mut begin = "BEGIN";
-            let mut tries = 1;
-            while transfer(&client, begin).await.is_err() {
-                client.close();
-                // Whoever reads first and writes then is refused when others wrote in between, and in a crowd
-                // that is nearly always. Once the faults are over it takes its turn instead of hoping.
-                if client.phase() <= Phase::Chaos || tries == 4 || !client.ready().await {
-                    break;
-                }
-                begin = "BEGIN IMMEDIATE";
-                tries += 1;
-            }
+        } else if transfer(&client).await.is_err() {
+            client.close();
+            client.wait_for_turn(think).await;
+            continue;
         }
         client.think(think).await;
     }
@@ -391,10 +382,10 @@ fn check_sum(client: &Client, rows: &[Vec<Value>]) {
     }
 }
 
-async fn transfer(client: &Client, begin: &str) -> Result<(), Failure> {
+async fn transfer(client: &Client) -> Result<(), Failure> {
     let (from, to) = (client.below(4) as i64, client.below(4) as i64);
     let amount = client.below(10) as i64;
-    client.exec(begin, &[]).await?;
+    client.exec("BEGIN", &[]).await?;
     let sql = "SELECT balance FROM accounts WHERE k = ?";
     let before = integers(&client.query(sql, &[from]).await?);
     let Some(before) = before.first() else {

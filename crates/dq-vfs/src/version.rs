@@ -189,6 +189,13 @@ impl Version {
                 .page(PageNo(1))
                 .is_none_or(|page| size_field(page) == 0)
     }
+
+    /// True if there is nothing in it: it was deleted, or is as opening makes it.
+    pub fn holds_nothing(&self) -> bool {
+        let as_opened = |page: &Page| *page.bytes() == empty_page_one();
+        self.is_empty_database()
+            || self.page_count == 1 && self.page(PageNo(1)).is_some_and(as_opened)
+    }
 }
 
 impl fmt::Debug for Version {

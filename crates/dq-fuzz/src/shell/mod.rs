@@ -13,7 +13,7 @@ use dq_raft::{
 };
 use dq_server::RoleTargets;
 use dq_server::config::Settings;
-use dq_server::exec::Job;
+use dq_server::exec::{Finished, Job};
 use dq_server::fsm::{self, Images};
 use dq_server::node::{Input, Machine, Output, Polled, Start};
 use dq_vfs::Vfs;
@@ -407,6 +407,16 @@ impl Shell {
         self.step(Input::TurnEnd);
     }
 
+    /// A job that was put off, for somebody else to run.
+    pub fn take_job(&mut self) -> Option<(u64, Box<Job>)> {
+        self.jobs.pop_front()
+    }
+
+    /// It is back.
+    pub fn job_is_back(&mut self, id: u64, finished: Finished) {
+        self.step(Input::Finished(id, Box::new(finished)));
+    }
+
     /// Runs a job that was put off.
     pub fn run_job(&mut self) -> bool {
         let Some((id, job)) = self.jobs.pop_front() else {
@@ -464,6 +474,7 @@ fn settings(setup: Setup) -> Settings {
     settings.request_bytes_max = REQUEST_MAX;
     settings.transaction_bytes_max = 4 << 20;
     settings.speculative_bytes_max = 2 << 20;
+    settings.old_pages_max = 4 << 20;
     let entries = if setup.short_log { 3 } else { 16 };
     settings.snapshot_threshold = entries;
     settings.snapshot_trailing = entries;

@@ -91,6 +91,7 @@ impl Machine {
             Ok(db) => db,
             Err(error) => {
                 log::warn!("node {}: open failed: {error}", self.settings.id);
+                self.drop_if_unused(&name);
                 return self.hang_up(id, out);
             }
         };
@@ -713,7 +714,7 @@ impl Machine {
             database.slot = None;
             self.next_writer(name, out);
         }
-        self.drop_if_deleted(name);
+        self.drop_if_unused(name);
     }
 
     /// Answers whose version is now committed leave.

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use dq_raft::{Message, PeerId, SnapshotMeta};
 use dq_vfs::Version;
 
@@ -205,7 +206,9 @@ impl Machine {
         out.push_back(Output::Release(
             old.into_values().flat_map(versions).collect(),
         ));
-        for (name, version) in databases {
+        // A leader of C dqlite may have sent some that were opened and never written.
+        let filled = |(_, version): &(Bytes, Version)| !version.holds_nothing();
+        for (name, version) in databases.into_iter().filter(filled) {
             let version = version.with_number(self.next_version());
             self.databases.insert(name, Database::new(version));
         }
@@ -218,9 +221,10 @@ impl Machine {
     /// Makes databases of images.
     pub(super) fn install(&mut self, images: Images) {
         for (name, pages) in images {
-            let number = self.next_version();
-            self.databases
-                .insert(name, Database::new(Version::from_pages(number, pages)));
+            let version = Version::from_pages(self.next_version(), pages);
+            if !version.holds_nothing() {
+                self.databases.insert(name, Database::new(version));
+            }
         }
     }
 }

@@ -34,6 +34,7 @@ impl Machine {
         let old_pages_max = settings.old_pages_max / PAGE_SIZE;
         let waiters: usize = self.databases.values().map(|db| db.waiters.len()).sum();
         let awaiting: usize = self.databases.values().map(|db| db.awaiting.len()).sum();
+        let unused = self.databases.values().filter(|db| db.is_unused()).count();
         let count = self.conns.len();
         let ours = [
             usage("bytes of requests", self.held.requests, with_work(clients)),
@@ -76,6 +77,7 @@ impl Machine {
             usage("answers without proof", self.proving.len(), count),
             usage("writers that wait", waiters, count),
             usage("answers that are not committed", awaiting, count),
+            usage("databases without content and user", unused, 0),
         ];
         ours.into_iter().chain(self.driver.usage())
     }

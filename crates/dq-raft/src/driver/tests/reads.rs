@@ -4,6 +4,7 @@ use dq_wire::{EntryKind, Role};
 
 use super::bench::*;
 use super::network::*;
+use crate::driver::bounds::STAMPS_MAX;
 use crate::driver::{Driver, Proof, RaftRole, ReadMode, ReadOptions};
 use crate::message::*;
 
@@ -78,6 +79,25 @@ fn a_read_waits_for_an_echo_that_was_asked_for_after_it() {
     bench.driver.confirm(bench.now);
     bench.echo(3, 4, 2, 0);
     assert_eq!(bench.driver.proof(&second), Proof::Proven);
+}
+
+#[test]
+fn questions_without_answers_are_remembered_up_to_a_bound() {
+    let mut bench = leader(ReadOptions::default());
+    for _ in 0..STAMPS_MAX + 10 {
+        bench.driver.confirm(bench.now);
+        bench.driver.ready(&mut Vec::new());
+    }
+    let first = ticket(&bench);
+    let held = bench.driver.usage().into_iter();
+    for usage in held {
+        assert!(usage.held <= usage.bound, "{usage:?}");
+    }
+    // The oldest are as good as never asked, and the newest count.
+    bench.echo(2, 4, 3, 0);
+    bench.driver.confirm(bench.now);
+    bench.echo(3, 4, STAMPS_MAX as u32 + 11, 0);
+    assert_eq!(bench.driver.proof(&first), Proof::Proven);
 }
 
 #[test]
