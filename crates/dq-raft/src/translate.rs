@@ -59,6 +59,8 @@ pub(crate) struct PeerState {
 pub(crate) struct SnapshotSend {
     /// The peer has read all of it.
     pub(crate) sent: bool,
+    /// It has said that it does not take it, which may overtake the end of the stream.
+    pub(crate) refused: bool,
     /// When to give up, ms.
     pub(crate) deadline: u64,
 }
@@ -303,9 +305,11 @@ pub(crate) fn result_in(
         }
     } else if follower.state == ProgressState::Snapshot {
         let pending = follower.pending_snapshot;
-        let failed = result.rejected == pending
-            && pending != view.last.index
-            && peer.snapshot.is_some_and(|snapshot| snapshot.sent);
+        let refused = result.rejected == pending && pending != view.last.index;
+        let failed = peer.snapshot.as_mut().is_some_and(|snapshot| {
+            snapshot.refused |= refused;
+            snapshot.sent && refused
+        });
         steps.push(if failed {
             Step::SnapshotFailed
         } else {

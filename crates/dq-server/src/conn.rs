@@ -109,6 +109,8 @@ pub enum Stage {
 pub struct Receiving {
     /// The leader's term.
     pub term: u64,
+    /// The last index in it.
+    pub index: u64,
     /// Bytes that are still to come.
     pub left: u64,
     /// Bytes handed on and not yet stored.

@@ -485,7 +485,7 @@ impl Driver {
         else {
             return;
         };
-        if ok {
+        if ok && !send.refused {
             // The peer's own answer tells when it has installed it.
             send.sent = true;
             send.deadline = deadline;

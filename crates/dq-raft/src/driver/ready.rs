@@ -303,6 +303,7 @@ impl Driver {
                     newest.filter(|meta| meta.index == index).map(|meta| {
                         let deadline = self.clock.now() + INSTALL_TIMEOUT_MS;
                         peer.snapshot = Some(SnapshotSend {
+                            refused: false,
                             sent: false,
                             deadline,
                         });

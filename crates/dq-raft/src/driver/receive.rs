@@ -294,6 +294,22 @@ impl Driver {
         }
     }
 
+    /// A snapshot that came from a leader of this term could not be stored, or was not whole. The leader
+    /// hears of it at once: else it would wait for us to install it, and changes of the membership for that.
+    pub fn refuse_snapshot(&mut self, from: u64, term: u64, index: u64) {
+        if self.failed || term != self.raw.raft.term || self.epoch.is_some() {
+            return;
+        }
+        let result = AppendEntriesResult {
+            term,
+            rejected: index.max(1),
+            last_index: self.last_index(),
+            echo: Some(Echo::default()),
+        };
+        self.send_when_durable(from, Message::AppendEntriesResult(result));
+        self.drain();
+    }
+
     fn timeout_now_received(&mut self, from: u64, term: u64, last: EntryId) {
         let raft = &self.raw.raft;
         let ours = self.view().last;

@@ -90,6 +90,7 @@ impl Machine {
                 }) => {
                     *receiving = Some(Receiving {
                         term,
+                        index: meta.index,
                         left: data_size,
                         pending: 0,
                     });
@@ -156,7 +157,7 @@ impl Machine {
         else {
             return discard(received, out);
         };
-        let Some(Receiving { term, .. }) = receiving.take() else {
+        let Some(Receiving { term, index, .. }) = receiving.take() else {
             return discard(received, out);
         };
         let from = PeerId {
@@ -185,6 +186,7 @@ impl Machine {
                 self.settings.id,
                 from.id
             );
+            self.driver.refuse_snapshot(from.id, term, index);
             self.hang_up(id, out);
         }
         self.drive(out);

@@ -100,7 +100,18 @@ fn a_follower_too_far_behind_for_one_message_gets_a_snapshot() {
     bench.sent();
     bench.receive(2, rejected(2, 72, 1));
     let install = Message::InstallSnapshot { term: 2, meta };
-    assert!(bench.sent().contains(&(2, install)));
+    assert!(bench.sent().contains(&(2, install.clone())));
+    // It says that it has no room for it before we hear that it has read all.
+    bench.receive(2, rejected(2, 70, 1));
+    bench.driver.snapshot_sent(2, true);
+    bench.pass(100);
+    bench.receive(2, rejected(2, 72, 1));
+    bench.pass(100);
+    bench.receive(2, rejected(2, 72, 1));
+    assert!(
+        bench.sent().contains(&(2, install)),
+        "it is sent again at once"
+    );
 }
 
 #[test]
