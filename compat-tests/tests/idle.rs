@@ -87,13 +87,17 @@ fn ten_thousand_idle_connections_cost_little_and_delay_nobody() {
     );
 
     for (number, wire) in idle.iter_mut().enumerate() {
+        let mut expect = |request: &[u8], kind| match wire.ask(request) {
+            Ok(answer) => assert_eq!(answer.kind, kind, "{answer:?}"),
+            Err(error) => panic!(
+                "connection {number} of {count}: {error}; the server's log:\n{}",
+                server.log()
+            ),
+        };
         let sql = format!("INSERT INTO alive VALUES ({number})");
-        let answer = wire.ask(&exec(sql.as_bytes())).expect("answered");
-        assert_eq!(answer.kind, RESULT, "{answer:?}");
-        let answer = wire.ask(&query(b"SELECT max(n) FROM alive"));
-        assert_eq!(answer.expect("answered").kind, ROWS);
-        let answer = wire.ask(&exec(b"DELETE FROM alive")).expect("answered");
-        assert_eq!(answer.kind, RESULT, "{answer:?}");
+        expect(&exec(sql.as_bytes()), RESULT);
+        expect(&query(b"SELECT max(n) FROM alive"), ROWS);
+        expect(&exec(b"DELETE FROM alive"), RESULT);
     }
     each(
         &server,

@@ -189,11 +189,16 @@ impl Listener {
 ///
 /// There is no limit on unacknowledged data: the kernel counts what a living client leaves unread as
 /// such, and would cut one that has merely stopped to think.
+///
+/// Thousands that have fallen silent in the same moment are not asked in the same moment: a loopback
+/// interface takes a thousand packets at once, and those who are asked last would be lost each time.
 fn watch(stream: &impl AsFd) {
+    // Descriptors that are used one after another are numbered so.
+    let spread = stream.as_fd().as_raw_fd() as u64 % 8;
     let keepalive = socket2::TcpKeepalive::new()
-        .with_time(Duration::from_secs(15))
-        .with_interval(Duration::from_secs(5))
-        .with_retries(3);
+        .with_time(Duration::from_secs(8 + spread))
+        .with_interval(Duration::from_secs(3))
+        .with_retries(5);
     // An option that this kind of socket lacks costs time, not correctness.
     let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive);
 }
@@ -227,11 +232,33 @@ mod tests {
         };
         let client = socket2::SockRef::from(&accepted);
         assert!(client.keepalive().expect("can be asked"));
+        let (retries, interval) = (
+            client.tcp_keepalive_retries().expect("can be asked"),
+            client.tcp_keepalive_interval().expect("can be asked"),
+        );
+        let time = client.tcp_keepalive_time().expect("can be asked");
+        assert!(time + interval * retries <= Duration::from_secs(30));
         assert_eq!(client.tcp_user_timeout().expect("can be asked"), None);
         watch_peer(&dialled);
         let peer = socket2::SockRef::from(&dialled);
         assert!(peer.keepalive().expect("can be asked"));
         let timeout = peer.tcp_user_timeout().expect("can be asked");
         assert_eq!(timeout, Some(PEER_TIMEOUT));
+    }
+
+    #[test]
+    fn clients_that_fall_silent_together_are_not_asked_together() {
+        let sockets: Vec<_> = (0..16)
+            .map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("free"))
+            .collect();
+        let times: std::collections::BTreeSet<Duration> = sockets
+            .iter()
+            .map(|socket| {
+                watch(socket);
+                let socket = socket2::SockRef::from(socket);
+                socket.tcp_keepalive_time().expect("can be asked")
+            })
+            .collect();
+        assert!(times.len() > 4, "{times:?}");
     }
 }
