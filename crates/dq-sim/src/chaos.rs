@@ -7,7 +7,7 @@ use dq_raft::disk::Operation;
 use dq_raft::sim_disk::{Aim, Fault as DiskFault, Loss};
 
 use crate::client::Phase;
-use crate::net::{LinkId, Site};
+use crate::net::Site;
 use crate::plan::{Fault, MS, SECOND};
 use crate::world::{Death, Event, Relief, World};
 
@@ -267,7 +267,7 @@ impl World {
     }
 
     fn reset(&mut self, half: bool) -> bool {
-        let ids: Vec<LinkId> = self.net.links.keys().copied().collect();
+        let ids = self.net.links.ids();
         if ids.is_empty() {
             return false;
         }

@@ -102,6 +102,8 @@ pub(crate) struct Port {
     pub(crate) now: u64,
     /// What is to be done for it.
     pub(crate) commands: Vec<Command>,
+    /// Until when it waits: an earlier wake is of a wait that is over.
+    pub(crate) until: u64,
     rng: Rng,
     state: State,
     buffer: BytesMut,
@@ -116,6 +118,7 @@ impl Port {
         Port {
             now: 0,
             commands: Vec::new(),
+            until: 0,
             rng,
             state: State::Closed,
             buffer: BytesMut::new(),
@@ -259,7 +262,11 @@ impl Client {
 
     /// Waits until `look` finds something, or the time has come.
     async fn wait<T>(&self, until: u64, mut look: impl FnMut(&mut Port) -> Option<T>) -> Option<T> {
-        self.port.borrow_mut().commands.push(Command::WakeAt(until));
+        {
+            let port = &mut *self.port.borrow_mut();
+            port.until = until;
+            port.commands.push(Command::WakeAt(until));
+        }
         poll_fn(|_| {
             let port = &mut *self.port.borrow_mut();
             match look(port) {

@@ -74,12 +74,41 @@ pub(crate) struct Link {
     pub(crate) lanes: [Lane; 2],
 }
 
+/// Links by their ids: the first one's is 1.
+#[derive(Debug, Default)]
+pub(crate) struct Links(Vec<Option<Box<Link>>>);
+
+impl Links {
+    fn add(&mut self, link: Link) -> LinkId {
+        self.0.push(Some(Box::new(link)));
+        self.0.len() as LinkId
+    }
+
+    /// One of those that are.
+    pub(crate) fn get_mut(&mut self, id: LinkId) -> Option<&mut Link> {
+        self.0.get_mut(id as usize - 1)?.as_deref_mut()
+    }
+
+    /// It is no more.
+    pub(crate) fn remove(&mut self, id: LinkId) {
+        if let Some(link) = self.0.get_mut(id as usize - 1) {
+            *link = None;
+        }
+    }
+
+    /// Ids of those that are, ascending.
+    pub(crate) fn ids(&self) -> Vec<LinkId> {
+        let ids = self.0.iter().zip(1..);
+        ids.filter_map(|(link, id)| link.as_ref().map(|_| id))
+            .collect()
+    }
+}
+
 /// All links, and the cuts between sites.
 #[derive(Debug, Default)]
 pub(crate) struct Net {
     /// The links that are.
-    pub(crate) links: BTreeMap<LinkId, Link>,
-    next: LinkId,
+    pub(crate) links: Links,
     cuts: BTreeMap<u64, BTreeSet<(Site, Site)>>,
     next_cut: u64,
 }
@@ -87,14 +116,11 @@ pub(crate) struct Net {
 impl Net {
     /// A new link.
     pub(crate) fn open(&mut self, ends: [End; 2], sites: [Site; 2]) -> LinkId {
-        self.next += 1;
-        let link = Link {
+        self.links.add(Link {
             ends,
             sites,
             lanes: Default::default(),
-        };
-        self.links.insert(self.next, link);
-        self.next
+        })
     }
 
     /// Whether bytes get from one site to another.

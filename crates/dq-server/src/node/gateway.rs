@@ -161,7 +161,7 @@ impl Machine {
         };
         conn.eof = true;
         self.pump(id, out);
-        let busy = |conn: &Conn| conn.request.is_some();
+        let busy = |conn: &Box<Conn>| conn.request.is_some();
         if self.conns.get(&id).is_some_and(busy) {
             self.look_again(id, self.now + LEAVE_MS);
         }

@@ -207,7 +207,7 @@ pub struct Machine {
     settings: Settings,
     vfs: Arc<Vfs>,
     driver: Driver,
-    conns: BTreeMap<ConnId, Conn>,
+    conns: BTreeMap<ConnId, Box<Conn>>,
     /// What all connections together hold.
     held: Held,
     databases: BTreeMap<Bytes, Database>,
@@ -356,7 +356,7 @@ impl Machine {
         }
         match input {
             Input::Accepted(conn) => {
-                self.conns.insert(conn, Conn::default());
+                self.conns.insert(conn, Box::default());
             }
             Input::Bytes(conn, bytes) => self.received(conn, bytes, out),
             Input::Eof(conn) => self.half_closed(conn, out),

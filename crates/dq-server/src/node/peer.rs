@@ -50,7 +50,7 @@ impl Machine {
                     },
                 paused,
                 ..
-            } = conn
+            } = &mut **conn
             else {
                 return Ok(());
             };

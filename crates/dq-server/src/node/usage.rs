@@ -17,7 +17,7 @@ impl Machine {
             bound: bound as u64,
         };
         let clients = settings.client_memory_max;
-        let at_work = |conn: &Conn| conn.request.as_ref().map_or(0, |request| request.size);
+        let at_work = |conn: &Box<Conn>| conn.request.as_ref().map_or(0, |request| request.size);
         // Looked for when it matters only.
         let with_largest = |of: fn(&Held) -> usize, max: usize| match of(&self.held) > max {
             true => {

@@ -26,15 +26,18 @@ impl Slot {
     pub(super) fn state(&self) -> String {
         match (&self.process, &self.c) {
             (Some(process), _) => format!("{:?}", process.machine.status()),
-            (None, Some(CProcess { node, .. })) => format!(
-                "C, {:?} in term {}, {} entries, stored {}, committed {}, applied {}",
-                node.role,
-                node.term,
-                node.last(),
-                node.stored(),
-                node.commit(),
-                node.applied()
-            ),
+            (None, Some(process)) => {
+                let node = &process.node;
+                format!(
+                    "C, {:?} in term {}, {} entries, stored {}, committed {}, applied {}",
+                    node.role,
+                    node.term,
+                    node.last(),
+                    node.stored(),
+                    node.commit(),
+                    node.applied()
+                )
+            }
             (None, None) => "down".to_owned(),
         }
     }
@@ -45,7 +48,8 @@ impl World {
         let seed = self.rng.bits();
         let slot = &self.nodes[node];
         let local = slot.clock.millis(self.now);
-        let mut process = CProcess::boot(slot.us.id, &self.plan, seed, &slot.c_disk, local);
+        let process = CProcess::boot(slot.us.id, &self.plan, seed, &slot.c_disk, local);
+        let mut process = Box::new(process);
         let life = slot.life;
         self.trace(|| format!("n{} starts as C dqlite, life {life}", node + 1));
         self.checks.c_started(node, process.node.term);
@@ -53,7 +57,7 @@ impl World {
         self.c_put_back(node, process, flow);
     }
 
-    fn c_put_back(&mut self, node: usize, process: CProcess, flow: ControlFlow<Death>) {
+    fn c_put_back(&mut self, node: usize, process: Box<CProcess>, flow: ControlFlow<Death>) {
         self.nodes[node].c = Some(process);
         if let ControlFlow::Break(death) = flow {
             self.die(node, death);
@@ -293,7 +297,7 @@ impl World {
                         arriving: None,
                     },
                 );
-                if let Some(link) = self.net.links.get_mut(&id) {
+                if let Some(link) = self.net.links.get_mut(id) {
                     link.ends[end] = End::Accepted { node, life, conn };
                 }
             }

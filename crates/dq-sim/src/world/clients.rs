@@ -166,7 +166,7 @@ impl World {
         if up {
             return self.tell(client, link, Incoming::Connected);
         }
-        self.net.links.remove(&link);
+        self.net.links.remove(link);
         self.tell(client, link, Incoming::Broken);
     }
 

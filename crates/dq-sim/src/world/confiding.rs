@@ -45,9 +45,8 @@ impl World {
         };
         let passes = follows.disk_running.is_some();
         let term = leads.machine.driver().term();
-        self.sequence += 1;
-        let number = self.sequence;
         let cut = self.cut_all_but(leader, follower);
+        let number = cut;
         self.confiding = Some(Confiding {
             number,
             follower,

@@ -34,7 +34,7 @@ impl World {
 
     pub(super) fn send(&mut self, id: LinkId, lane: usize, item: Item) {
         let delay = self.delay();
-        let Some(link) = self.net.links.get_mut(&id) else {
+        let Some(link) = self.net.links.get_mut(id) else {
             return;
         };
         let lane_state = &mut link.lanes[lane];
@@ -50,14 +50,14 @@ impl World {
     /// Whoever was at `end` has closed the link; the other side gets what was sent, then its end.
     pub(super) fn hang_up(&mut self, id: LinkId, end: usize) {
         self.send(id, end, Item::Eof);
-        if let Some(link) = self.net.links.get_mut(&id) {
+        if let Some(link) = self.net.links.get_mut(id) {
             link.ends[end] = End::Gone;
         }
     }
 
     pub(super) fn pause(&mut self, id: Option<LinkId>, paused: bool) {
         let Some(id) = id else { return };
-        let Some(link) = self.net.links.get_mut(&id) else {
+        let Some(link) = self.net.links.get_mut(id) else {
             return;
         };
         link.lanes[0].paused = paused;
@@ -68,7 +68,7 @@ impl World {
     }
 
     pub(super) fn deliver(&mut self, id: LinkId, lane: usize) {
-        let Some(link) = self.net.links.get_mut(&id) else {
+        let Some(link) = self.net.links.get_mut(id) else {
             return;
         };
         let (from, to) = (link.sites[lane], link.sites[1 - lane]);
@@ -83,12 +83,12 @@ impl World {
         if !self.net.reaches(from, to) {
             // As TCP sends again and again.
             let later = self.rng.between(20, 300) * MS;
-            if let Some(link) = self.net.links.get_mut(&id) {
+            if let Some(link) = self.net.links.get_mut(id) {
                 link.lanes[lane].scheduled = true;
             }
             return self.after(later, Event::Deliver(id, lane));
         }
-        let Some(link) = self.net.links.get_mut(&id) else {
+        let Some(link) = self.net.links.get_mut(id) else {
             return;
         };
         let state = &mut link.lanes[lane];
@@ -109,7 +109,7 @@ impl World {
 
     /// Something has come to an end of a link.
     pub(super) fn arrive(&mut self, id: LinkId, end: usize, item: Item) {
-        let Some(link) = self.net.links.get_mut(&id) else {
+        let Some(link) = self.net.links.get_mut(id) else {
             return;
         };
         match link.ends[end] {
@@ -128,7 +128,7 @@ impl World {
                         let conn = process.next_conn;
                         process.next_conn += 1;
                         process.accepted.insert(conn, id);
-                        if let Some(link) = self.net.links.get_mut(&id) {
+                        if let Some(link) = self.net.links.get_mut(id) {
                             link.ends[end] = End::Accepted { node, life, conn };
                         }
                         Mail::Accepted(conn)
@@ -156,7 +156,7 @@ impl World {
                     }
                     Item::Open => return,
                     Item::Eof => {
-                        self.net.links.remove(&id);
+                        self.net.links.remove(id);
                         Incoming::Broken
                     }
                 };
@@ -170,12 +170,12 @@ impl World {
 
     /// An end learns that its link broke.
     pub(crate) fn broken(&mut self, id: LinkId, end: usize) {
-        let Some(link) = self.net.links.get_mut(&id) else {
+        let Some(link) = self.net.links.get_mut(id) else {
             return;
         };
         let there = std::mem::replace(&mut link.ends[end], End::Gone);
         if link.ends == [End::Gone, End::Gone] {
-            self.net.links.remove(&id);
+            self.net.links.remove(id);
         }
         match there {
             End::Accepted { node, life, conn } => {

@@ -19,6 +19,7 @@ mod clients;
 mod confiding;
 mod damage;
 mod disks;
+mod events;
 mod links;
 mod liveness;
 mod nodes;
@@ -56,6 +57,7 @@ use crate::rng::{Rng, hash, mix};
 use crate::said::Said;
 use crate::workload;
 use damage::Damage;
+use events::Events;
 
 /// Wait between two attempts to reach a peer, as in the real shell, ms.
 const RETRY_MS: u64 = 1000;
@@ -134,13 +136,13 @@ pub(crate) enum Death {
 pub(crate) struct Slot {
     pub(crate) us: Identity,
     pub(crate) disk: SimDisk,
-    pub(crate) process: Option<Process>,
+    pub(crate) process: Option<Box<Process>>,
     /// A node of C dqlite lives here.
     pub(crate) is_c: bool,
     /// Its disk.
     pub(crate) c_disk: CDisk,
     /// Its present life.
-    pub(crate) c: Option<CProcess>,
+    pub(crate) c: Option<Box<CProcess>>,
     pub(crate) life: u64,
     pub(crate) clock: Clock,
     turn_at: Option<u64>,
@@ -172,8 +174,7 @@ pub(crate) struct World {
     pub(crate) seed: u64,
     pub(crate) now: u64,
     pub(crate) rng: Rng,
-    sequence: u64,
-    events: BTreeMap<(u64, u64), Event>,
+    events: Events,
     pub(crate) nodes: Vec<Slot>,
     pub(crate) net: Net,
     tasks: Vec<Task>,
@@ -250,8 +251,7 @@ impl World {
             seed,
             now: 0,
             rng,
-            sequence: 0,
-            events: BTreeMap::new(),
+            events: Events::default(),
             nodes,
             net: Net::default(),
             tasks: Vec::new(),
@@ -282,9 +282,7 @@ impl World {
 
     /// Schedules.
     pub(crate) fn at(&mut self, time: u64, event: Event) {
-        self.sequence += 1;
-        self.events
-            .insert((time.max(self.now), self.sequence), event);
+        self.events.push(time.max(self.now), event);
     }
 
     pub(crate) fn after(&mut self, micros: u64, event: Event) {
@@ -317,7 +315,7 @@ impl World {
 
     /// Runs to the end, or to the first failure.
     pub(crate) fn run(&mut self) {
-        while let Some(((time, _), event)) = self.events.pop_first() {
+        while let Some((time, event)) = self.events.pop() {
             self.now = time;
             crate::trace::set_time(time);
             self.handle(event);
@@ -368,7 +366,11 @@ impl World {
                 }
             }
             Event::ClientDialled(client, link, up) => self.client_dialled(client, link, up),
-            Event::Wake(client) => self.poll(client),
+            Event::Wake(client) => {
+                if self.tasks[client].client.port.borrow().until <= self.now {
+                    self.poll(client);
+                }
+            }
             Event::Boot(node) => self.boot(node),
             Event::Fault => self.fault(),
             Event::Relief(Relief::Mend(cut)) => {

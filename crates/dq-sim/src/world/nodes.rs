@@ -33,7 +33,7 @@ impl World {
             &slot.us, &self.plan, divisor, self.seed, &slot.disk, &self.vfs,
         );
         let mut process = match booted {
-            Ok(process) => process,
+            Ok(process) => Box::new(process),
             Err(BootError::Disk(why)) => {
                 self.trace(|| format!("n{} cannot start: {why}", node + 1));
                 self.nodes[node].disk.power_cut(Loss::Nothing);
@@ -95,9 +95,8 @@ impl World {
             };
             self.nodes[node].disk.power_cut(loss);
         }
-        let links: Vec<LinkId> = self.net.links.keys().copied().collect();
-        for id in links {
-            let Some(link) = self.net.links.get_mut(&id) else {
+        for id in self.net.links.ids() {
+            let Some(link) = self.net.links.get_mut(id) else {
                 continue;
             };
             for end in 0..2 {
@@ -114,9 +113,8 @@ impl World {
                     link.ends[end] = End::Gone;
                     // A kernel tells the other side; a machine without power does not.
                     if death == Death::Kill {
-                        self.sequence += 1;
-                        let at = (self.now + self.plan.delay.1, self.sequence);
-                        self.events.insert(at, Event::Broken(id, 1 - end));
+                        let at = self.now + self.plan.delay.1;
+                        self.events.push(at, Event::Broken(id, 1 - end));
                     }
                 }
             }
@@ -131,7 +129,12 @@ impl World {
         self.boot_in(node, down);
     }
 
-    pub(super) fn put_back(&mut self, node: usize, process: Process, flow: ControlFlow<Death>) {
+    pub(super) fn put_back(
+        &mut self,
+        node: usize,
+        process: Box<Process>,
+        flow: ControlFlow<Death>,
+    ) {
         self.nodes[node].process = Some(process);
         if let ControlFlow::Break(death) = flow {
             self.die(node, death);
