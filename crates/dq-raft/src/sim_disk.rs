@@ -101,8 +101,8 @@ impl SimDisk {
                     current: content,
                     is_damaged: false,
                 });
-                state.durable_names.insert(name.to_owned(), inode);
-                state.names.insert(name.to_owned(), inode);
+                state.durable_names.insert(name.into(), inode);
+                state.names.insert(name.into(), inode);
             }
         }
         disk
@@ -219,7 +219,7 @@ impl SimDisk {
         let state = self.state();
         let names = state.names.iter();
         let damaged = names.filter(|(_, inode)| state.inodes[**inode].is_damaged);
-        damaged.map(|(name, _)| name.clone()).collect()
+        damaged.map(|(name, _)| name.to_string()).collect()
     }
 
     /// Writes that have landed elsewhere, in order.
@@ -244,7 +244,7 @@ impl SimDisk {
     }
 
     /// Names of all files as a process would see them, ascending.
-    pub fn names(&self) -> Vec<String> {
+    pub fn names(&self) -> Vec<Arc<str>> {
         self.state().names.keys().cloned().collect()
     }
 
@@ -254,7 +254,7 @@ impl SimDisk {
         state
             .names
             .iter()
-            .map(|(name, inode)| (name.clone(), state.inodes[*inode].current.to_vec()))
+            .map(|(name, inode)| (name.to_string(), state.inodes[*inode].current.to_vec()))
             .collect()
     }
 
@@ -316,8 +316,8 @@ impl Disk for SimDisk {
 
     fn list(&self) -> Result<Vec<Listed>, DiskError> {
         let state = self.state();
-        let listed = |(name, inode): (&String, &usize)| Listed {
-            name: name.clone(),
+        let listed = |(name, inode): (&Arc<str>, &usize)| Listed {
+            name: name.to_string(),
             size: state.inodes[*inode].current.len() as u64,
         };
         Ok(state.names.iter().map(listed).collect())
@@ -347,7 +347,7 @@ impl Disk for SimDisk {
             inode = state.inodes.len();
             state.inodes.push(Inode::default());
             state.change(Change::Link {
-                name: name.to_owned(),
+                name: name.into(),
                 inode,
             });
             Ok(())
@@ -456,8 +456,8 @@ impl Disk for SimDisk {
         self.operate(Operation::Rename, from, |state| {
             let inode = *state.names.get(from).ok_or(libc_errno::ENOENT)?;
             state.change(Change::Rename {
-                from: from.to_owned(),
-                to: to.to_owned(),
+                from: from.into(),
+                to: to.into(),
                 inode,
             });
             Ok(())
@@ -468,7 +468,7 @@ impl Disk for SimDisk {
         self.operate(Operation::Remove, name, |state| {
             let inode = *state.names.get(name).ok_or(libc_errno::ENOENT)?;
             state.change(Change::Unlink {
-                name: name.to_owned(),
+                name: name.into(),
                 inode,
             });
             Ok(())
@@ -486,11 +486,14 @@ impl Disk for SimDisk {
     }
 }
 
+/// Inodes by name.
+type Names = BTreeMap<Arc<str>, usize>;
+
 #[derive(Debug, Default)]
 struct State {
     inodes: Vec<Inode>,
-    names: BTreeMap<String, usize>,
-    durable_names: BTreeMap<String, usize>,
+    names: Names,
+    durable_names: Names,
     pending: Vec<Change>,
     operations: u64,
     faults: BTreeMap<u64, Fault>,
@@ -524,16 +527,16 @@ enum Change {
         size: u64,
     },
     Link {
-        name: String,
+        name: Arc<str>,
         inode: usize,
     },
     Unlink {
-        name: String,
+        name: Arc<str>,
         inode: usize,
     },
     Rename {
-        from: String,
-        to: String,
+        from: Arc<str>,
+        to: Arc<str>,
         inode: usize,
     },
 }
@@ -572,7 +575,7 @@ impl State {
         let (first, last) = (offset / SECTOR, end.div_ceil(SECTOR));
         let sectors = &content[first * SECTOR..last * SECTOR];
 
-        let places: Vec<(&String, &usize)> = self
+        let places: Vec<(&Arc<str>, &usize)> = self
             .names
             .iter()
             .filter(|(_, inode)| !self.inodes[**inode].durable.is_empty())
@@ -596,7 +599,7 @@ impl State {
                 content[start..start + size].copy_from_slice(&sectors[..size]);
             }
             *is_damaged = true;
-            landed_in.clone_from(name);
+            landed_in = name.to_string();
         }
         self.inodes[file.inode].is_damaged = true;
         self.misdirected.push(Misdirected {
@@ -707,16 +710,20 @@ fn apply_content(content: &mut Vec<u8>, change: &Change) {
             content[*offset..end].copy_from_slice(bytes);
         }
         Change::Resize { size, .. } => {
-            let mut resized = vec![0; *size as usize];
-            let kept = content.len().min(resized.len());
-            resized[..kept].copy_from_slice(&content[..kept]);
-            *content = resized;
+            let size = *size as usize;
+            match content.is_empty() {
+                // As the allocator has it zero already, if it can.
+                true => *content = vec![0; size],
+                false => content.resize(size, 0),
+            }
+            // A segment that is closed is far smaller than what was set aside for it.
+            content.shrink_to(2 * size);
         }
         _ => {}
     }
 }
 
-fn apply_name(names: &mut BTreeMap<String, usize>, change: &Change) {
+fn apply_name(names: &mut Names, change: &Change) {
     match change {
         Change::Link { name, inode } => {
             names.insert(name.clone(), *inode);

@@ -6,6 +6,7 @@
 //! - What is applied never goes back in the life of a process.
 //! - Whatever a node holds in memory is within its bound.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -15,9 +16,9 @@ use dq_server::node::Machine;
 use dq_vfs::{Version, Vfs};
 use dq_wire::Configuration;
 use dq_wire::command::Command;
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::c_node::CProcess;
-use crate::rng::hash;
 
 /// How often the same empty append may go to the same follower within [`CHATTER`]: heartbeats are rarer,
 /// and little else repeats itself.
@@ -31,8 +32,8 @@ pub(crate) struct Checks {
     leaders: BTreeMap<u64, usize>,
     /// Term and hash of every entry that somebody knew to be committed.
     committed: BTreeMap<u64, (u64, u64)>,
-    /// Hash of all databases by the index applied.
-    applied: BTreeMap<u64, (u64, String)>,
+    /// All databases by the index applied.
+    applied: BTreeMap<u64, Summary>,
     /// Terms for which somebody has stood, or that a disk held.
     stood: BTreeSet<u64>,
     /// Per node: its term, and index and term of its last entry, when its configuration was looked at.
@@ -143,17 +144,25 @@ impl Checks {
 
     /// Whether everything that a node holds is within its bound.
     fn look_at_memory(&mut self, machine: &Machine) -> Result<(), String> {
-        for (at, Usage { what, held, bound }) in machine.usage().enumerate() {
+        let mut at = 0;
+        let mut beyond = None;
+        machine.usage(|Usage { what, held, bound }| {
             if held > bound {
-                return Err(format!("holds {held} {what}, its bound is {bound}"));
+                beyond.get_or_insert((what, held, bound));
             }
-            let permille = (held * 1000).checked_div(bound).unwrap_or(0);
+            let permille = |held: u64| (held * 1000).checked_div(bound).unwrap_or(0);
             match self.reached.get_mut(at) {
-                Some((_, most)) => *most = permille.max(*most),
-                None => self.reached.push((what, permille)),
+                // What is held is nothing or little nearly always, and dividing takes long.
+                Some((_, most)) if held * 1000 <= bound.saturating_mul(*most) => {}
+                Some((_, most)) => *most = permille(held).max(*most),
+                None => self.reached.push((what, permille(held))),
             }
+            at += 1;
+        });
+        match beyond {
+            Some((what, held, bound)) => Err(format!("holds {held} {what}, its bound is {bound}")),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Looks at a node after a step.
@@ -166,7 +175,7 @@ impl Checks {
         }
         let (commit, applied) = (driver.commit_index(), driver.applied_index());
         self.look_at_entries(node, commit, |index| driver.entry(index))?;
-        self.look_at_databases(node, applied, || summary(machine.databases()))
+        self.look_at_databases(node, applied, || machine.databases())
     }
 
     /// A node of C dqlite begins a new life.
@@ -187,7 +196,7 @@ impl Checks {
             return Err(format!("is in term {}, for which nobody has stood", c.term));
         }
         self.look_at_entries(node, c.commit(), |index| c.entry(index).cloned())?;
-        self.look_at_databases(node, c.applied(), || summary(process.databases.iter()))
+        self.look_at_databases(node, c.applied(), || process.databases.iter())
     }
 
     /// Who has led a term, if anybody has been seen to.
@@ -219,10 +228,9 @@ impl Checks {
             let Some(entry) = entry(index) else {
                 continue;
             };
-            let bytes = entry.payload.to_bytes();
-            let content = hash(entry.kind as u64, &bytes);
+            let content = content(&entry);
             if entry.kind == EntryKind::Command && !self.committed.contains_key(&index) {
-                ends_with_database(index, &bytes)?;
+                ends_with_database(index, &entry.payload.to_bytes())?;
             }
             let known = *self.committed.entry(index).or_insert((entry.term, content));
             if known != (entry.term, content) {
@@ -236,11 +244,11 @@ impl Checks {
     }
 
     /// Whether its databases are those of whoever has applied as much.
-    fn look_at_databases(
+    fn look_at_databases<'a, D: Iterator<Item = (&'a Bytes, &'a Version)>>(
         &mut self,
         node: usize,
         now: u64,
-        summary: impl FnOnce() -> (u64, String),
+        databases: impl FnOnce() -> D,
     ) -> Result<(), String> {
         let (_, applied) = self.looked.entry(node).or_default();
         let before = std::mem::replace(applied, now);
@@ -248,16 +256,16 @@ impl Checks {
             return Err(format!("applied went back from {before} to {now}"));
         }
         if now > before {
-            let (sum, text) = summary();
-            if let Some((known, before)) = self.applied.get(&now) {
-                self.compared += 1;
-                if *known != sum {
-                    return Err(format!(
-                        "databases differ at index {now}: {text} instead of {before}"
-                    ));
-                }
-            } else {
-                self.applied.insert(now, (sum, text));
+            let found = summary(databases());
+            let known = self.applied.entry(now);
+            self.compared += u64::from(matches!(known, Entry::Occupied(_)));
+            let known = known.or_insert_with(|| found.clone());
+            if *known != found {
+                return Err(format!(
+                    "databases differ at index {now}: {} instead of {}",
+                    text(&found),
+                    text(known)
+                ));
             }
         }
         Ok(())
@@ -294,6 +302,15 @@ impl Checks {
     }
 }
 
+/// A hash of an entry's content.
+fn content(entry: &LogEntry) -> u64 {
+    let mut hash = Xxh3::with_seed(entry.kind as u64);
+    for chunk in entry.payload.chunks() {
+        hash.update(chunk);
+    }
+    hash.digest()
+}
+
 /// Whether an entry holds no page beyond the end of the database that it leads to: followers of some
 /// kinds would keep it.
 fn ends_with_database(index: u64, bytes: &[u8]) -> Result<(), String> {
@@ -318,16 +335,19 @@ fn filled<'a>(
     databases.filter(|(_, version)| version.page_count() > 1)
 }
 
-fn summary<'a>(databases: impl Iterator<Item = (&'a Bytes, &'a Version)>) -> (u64, String) {
-    let mut sum = 0;
-    let mut text = String::new();
-    for (name, version) in filled(databases) {
-        sum = hash(sum, name);
-        sum = hash(sum, &version.fingerprint().to_le_bytes());
-        sum = hash(sum, &version.page_count().to_le_bytes());
+/// Databases by name, each as its number of pages and their fingerprint.
+type Summary = Vec<(Bytes, (u32, u64))>;
+
+fn summary<'a>(databases: impl Iterator<Item = (&'a Bytes, &'a Version)>) -> Summary {
+    let summary = filled(databases)
+        .map(|(name, version)| (name.clone(), (version.page_count(), version.fingerprint())));
+    summary.collect()
+}
+
+fn text(summary: &Summary) -> String {
+    let texts = summary.iter().map(|(name, (pages, print))| {
         let name = String::from_utf8_lossy(name);
-        let (pages, print) = (version.page_count(), version.fingerprint());
-        text.push_str(&format!("{name} {pages} pages {print:x}; "));
-    }
-    (sum, text)
+        format!("{name} {pages} pages {print:x}; ")
+    });
+    texts.collect()
 }

@@ -76,29 +76,49 @@ pub(crate) struct Link {
 
 /// Links by their ids: the first one's is 1.
 #[derive(Debug, Default)]
-pub(crate) struct Links(Vec<Option<Box<Link>>>);
+pub(crate) struct Links {
+    all: Vec<Option<Box<Link>>>,
+    /// What those that are no more leave for the next ones.
+    spare: Vec<Box<Link>>,
+}
 
 impl Links {
-    fn add(&mut self, link: Link) -> LinkId {
-        self.0.push(Some(Box::new(link)));
-        self.0.len() as LinkId
+    fn add(&mut self, ends: [End; 2], sites: [Site; 2]) -> LinkId {
+        let link = match self.spare.pop() {
+            Some(mut link) => {
+                (link.ends, link.sites) = (ends, sites);
+                link
+            }
+            None => Box::new(Link {
+                ends,
+                sites,
+                lanes: Default::default(),
+            }),
+        };
+        self.all.push(Some(link));
+        self.all.len() as LinkId
     }
 
     /// One of those that are.
     pub(crate) fn get_mut(&mut self, id: LinkId) -> Option<&mut Link> {
-        self.0.get_mut(id as usize - 1)?.as_deref_mut()
+        self.all.get_mut(id as usize - 1)?.as_deref_mut()
     }
 
     /// It is no more.
     pub(crate) fn remove(&mut self, id: LinkId) {
-        if let Some(link) = self.0.get_mut(id as usize - 1) {
-            *link = None;
+        let link = self.all.get_mut(id as usize - 1).and_then(Option::take);
+        if let Some(mut link) = link {
+            for lane in &mut link.lanes {
+                lane.items.clear();
+                (lane.paused, lane.scheduled) = (false, false);
+            }
+            self.spare.push(link);
         }
     }
 
     /// Ids of those that are, ascending.
     pub(crate) fn ids(&self) -> Vec<LinkId> {
-        let ids = self.0.iter().zip(1..);
+        let ids = self.all.iter().zip(1..);
         ids.filter_map(|(link, id)| link.as_ref().map(|_| id))
             .collect()
     }
@@ -116,11 +136,7 @@ pub(crate) struct Net {
 impl Net {
     /// A new link.
     pub(crate) fn open(&mut self, ends: [End; 2], sites: [Site; 2]) -> LinkId {
-        self.links.add(Link {
-            ends,
-            sites,
-            lanes: Default::default(),
-        })
+        self.links.add(ends, sites)
     }
 
     /// Whether bytes get from one site to another.

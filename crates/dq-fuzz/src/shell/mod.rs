@@ -460,9 +460,9 @@ impl Shell {
             held <= 2 * MEMORY_MAX + (5 << 20),
             "clients hold {held} bytes"
         );
-        for Usage { what, held, bound } in self.machine.usage() {
+        self.machine.usage(|Usage { what, held, bound }| {
             assert!(held <= bound, "{held} {what}, the bound is {bound}");
-        }
+        });
         assert!(status.applied_index <= status.commit_index);
         assert!(status.commit_index <= status.last_index);
     }

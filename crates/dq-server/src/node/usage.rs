@@ -9,12 +9,14 @@ use crate::conn::{Conn, Held, SNAPSHOTS_ARRIVING_MAX, Stage};
 
 impl Machine {
     /// What is held in memory, with its bounds; for tests, since it may take steps per connection.
-    pub fn usage(&self) -> impl Iterator<Item = Usage> {
+    pub fn usage(&self, mut see: impl FnMut(Usage)) {
         let settings = &self.settings;
-        let usage = |what, held: usize, bound: usize| Usage {
-            what,
-            held: held as u64,
-            bound: bound as u64,
+        let mut usage = |what, held: usize, bound: usize| {
+            see(Usage {
+                what,
+                held: held as u64,
+                bound: bound as u64,
+            });
         };
         let clients = settings.client_memory_max;
         let at_work = |conn: &Box<Conn>| conn.request.as_ref().map_or(0, |request| request.size);
@@ -36,50 +38,50 @@ impl Machine {
         let awaiting: usize = self.databases.values().map(|db| db.awaiting.len()).sum();
         let unused = self.databases.values().filter(|db| db.is_unused()).count();
         let count = self.conns.len();
-        let ours = [
-            usage("bytes of requests", self.held.requests, with_work(clients)),
-            usage(
-                "bytes of answers",
-                self.held.answers,
-                with_largest(|held| held.answers, clients),
-            ),
-            usage(
-                "bytes of prepared statements",
-                self.held.statements,
-                clients,
-            ),
-            usage(
-                "bytes of messages of peers",
-                self.held.peers,
-                with_largest(|held| held.peers, settings.peer_memory_max),
-            ),
-            // A transaction of each database may have begun when there was room.
-            usage(
-                "bytes executed and not applied",
-                self.speculative_bytes,
-                settings.speculative_bytes_max + transactions.sum::<usize>(),
-            ),
-            usage(
-                "old pages for readers",
-                usize::try_from(self.readers.at_most()).unwrap_or(usize::MAX),
-                old_pages_max + old_pages_max / 16,
-            ),
-            usage(
-                "snapshots that arrive",
-                self.conns
-                    .values()
-                    .filter(|conn| conn.is_receiving())
-                    .count(),
-                SNAPSHOTS_ARRIVING_MAX,
-            ),
-            usage("clients that leave", self.leaving.len(), count),
-            usage("requests before the gate", self.gated.len(), count),
-            usage("answers without proof", self.proving.len(), count),
-            usage("writers that wait", waiters, count),
-            usage("answers that are not committed", awaiting, count),
-            usage("databases without content and user", unused, 0),
-        ];
-        ours.into_iter().chain(self.driver.usage())
+        usage("bytes of requests", self.held.requests, with_work(clients));
+        usage(
+            "bytes of answers",
+            self.held.answers,
+            with_largest(|held| held.answers, clients),
+        );
+        usage(
+            "bytes of prepared statements",
+            self.held.statements,
+            clients,
+        );
+        usage(
+            "bytes of messages of peers",
+            self.held.peers,
+            with_largest(|held| held.peers, settings.peer_memory_max),
+        );
+        // A transaction of each database may have begun when there was room.
+        usage(
+            "bytes executed and not applied",
+            self.speculative_bytes,
+            settings.speculative_bytes_max + transactions.sum::<usize>(),
+        );
+        usage(
+            "old pages for readers",
+            usize::try_from(self.readers.at_most()).unwrap_or(usize::MAX),
+            old_pages_max + old_pages_max / 16,
+        );
+        usage(
+            "snapshots that arrive",
+            self.conns
+                .values()
+                .filter(|conn| conn.is_receiving())
+                .count(),
+            SNAPSHOTS_ARRIVING_MAX,
+        );
+        usage("clients that leave", self.leaving.len(), count);
+        usage("requests before the gate", self.gated.len(), count);
+        usage("answers without proof", self.proving.len(), count);
+        usage("writers that wait", waiters, count);
+        usage("answers that are not committed", awaiting, count);
+        usage("databases without content and user", unused, 0);
+        for usage in self.driver.usage() {
+            see(usage);
+        }
     }
 }
 

@@ -114,9 +114,8 @@ impl World {
         }
         if let Some(meta) = process.node.begin_snapshot() {
             let later = self.disk_time(node);
-            let (life, meta) = (self.nodes[node].life, Box::new(meta));
             let databases = process.databases.clone();
-            self.after(later, Event::CSnapshot(node, life, meta, databases));
+            self.later_after(later, node, Later::CSnapshot(meta, databases));
         }
         ControlFlow::Continue(())
     }

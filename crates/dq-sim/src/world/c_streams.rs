@@ -39,12 +39,11 @@ impl World {
                 node + 1
             ));
         }
-        let life = self.nodes[node].life;
         match message {
             Message::InstallSnapshot { term, .. } => {
                 let later = self.disk_time(node);
                 let address = address.to_owned();
-                self.after(later, Event::CSendSnapshot(node, life, to, address, term));
+                self.later_after(later, node, Later::CSendSnapshot(to, address, term));
             }
             message => match peers::encode(&message, 0) {
                 Some(pieces) => self.c_write(node, process, to, address, message, pieces),
@@ -129,8 +128,7 @@ impl World {
             Some(there) if self.is_reachable(node, there) => 2 * self.delay(),
             _ => self.rng.between(1, 3000) * MS,
         };
-        let life = self.nodes[node].life;
-        self.after(later, Event::Dialled(node, life, to, attempt));
+        self.later_after(later, node, Later::Dialled(to, attempt));
     }
 
     pub(super) fn c_dialled(&mut self, node: usize, to: u64, attempt: u64) {

@@ -27,9 +27,11 @@ impl World {
             client,
             future,
             link: None,
+            alarm: Alarm::default(),
         });
-        let at = self.rng.below(20 * MS);
-        self.after(at, Event::Wake(index));
+        let at = self.now + self.rng.below(20 * MS);
+        let alarm = &mut self.tasks[index].alarm;
+        self.events.ask(alarm, at, Event::Wake(index));
     }
 
     pub(super) fn spawn_admin(&mut self) {
@@ -112,6 +114,17 @@ impl World {
         self.poll(client);
     }
 
+    /// A client has waited, for long enough or for the answer to an earlier question.
+    pub(super) fn wake(&mut self, index: usize) {
+        let Task { client, alarm, .. } = &mut self.tasks[index];
+        self.events.rings(alarm);
+        let until = client.port.borrow().until;
+        match until <= self.now {
+            true => self.poll(index),
+            false => self.events.set(alarm, until, Event::Wake(index)),
+        }
+    }
+
     /// Lets a client go on as far as it can.
     pub(super) fn poll(&mut self, index: usize) {
         let Some(mut future) = self.tasks[index].future.take() else {
@@ -126,15 +139,19 @@ impl World {
             self.shared.borrow_mut().ended += 1;
             port.borrow_mut().commands.push(Command::Close);
         }
-        let commands = std::mem::take(&mut port.borrow_mut().commands);
-        for command in commands {
+        let mut commands = std::mem::take(&mut port.borrow_mut().commands);
+        for command in commands.drain(..) {
             self.command(index, command);
         }
+        port.borrow_mut().commands = commands;
     }
 
     pub(super) fn command(&mut self, index: usize, command: Command) {
         match command {
-            Command::WakeAt(at) => self.at(at, Event::Wake(index)),
+            Command::WakeAt(at) => {
+                let alarm = &mut self.tasks[index].alarm;
+                self.events.ask(alarm, at, Event::Wake(index));
+            }
             Command::Close => {
                 if let Some(link) = self.tasks[index].link.take() {
                     self.hang_up(link, 0);

@@ -79,7 +79,7 @@ impl World {
         }
         let disk = self.nodes[node].disk.clone();
         let mut names = disk.names();
-        names.retain(|name| name != LOCK_FILE && !disk.durable(name).is_empty());
+        names.retain(|name| **name != *LOCK_FILE && !disk.durable(name).is_empty());
         if names.is_empty() {
             return false;
         }

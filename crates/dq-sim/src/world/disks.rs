@@ -90,13 +90,9 @@ impl World {
     pub(super) fn snapshot_due(
         &mut self,
         node: usize,
-        life: u64,
         meta: Box<SnapshotMeta>,
         databases: Vec<(Bytes, Version)>,
     ) {
-        if self.nodes[node].life != life {
-            return;
-        }
         let Some(mut process) = self.nodes[node].process.take() else {
             return;
         };

@@ -1,65 +1,87 @@
 //! What will happen, in the order of time, and at the same time in the order in which it was scheduled.
 //!
-//! Most of what is scheduled far ahead never happens: a client waits for an answer no longer than its
-//! patience, and has it long before. So only what comes soon is kept in order, the rest in heaps by time.
+//! Somebody who waits changes his mind all the time: a client has its answer long before its patience is
+//! over, a node that hears something sleeps anew. An [`Alarm`] remembers what was asked for, and only the
+//! next times of it are events.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BinaryHeap, VecDeque};
 
 use super::Event;
-
-/// Microseconds of what is kept together, as a power of two.
-const SPAN: u32 = 14;
 
 /// The queue of events.
 #[derive(Default)]
 pub(super) struct Events {
-    /// The number of the span that is under way.
-    span: u64,
-    /// What happens in it, in order.
-    soon: BinaryHeap<Scheduled>,
-    /// What happens in later ones.
-    later: BTreeMap<u64, Vec<Scheduled>>,
+    queue: BinaryHeap<Scheduled>,
     scheduled: u64,
+    /// When the last event was taken, and its number.
+    taken: (u64, u64),
 }
 
-struct Scheduled {
-    time: u64,
-    number: u64,
-    event: Event,
+/// An event, its time, and its number.
+struct Scheduled((u64, u64), Event);
+
+/// When somebody is to be woken: any time that was asked for may be the one that counts.
+#[derive(Debug, Default)]
+pub(super) struct Alarm {
+    /// Times that were asked for and have not come, and which event each would have been; in order.
+    asked: VecDeque<(u64, u64)>,
+    /// Those of which there is an event, the next one last.
+    queued: Vec<u64>,
 }
 
 impl Events {
     /// Adds an event, which is not before the one that was taken last.
     pub(super) fn push(&mut self, time: u64, event: Event) {
         self.scheduled += 1;
-        let scheduled = Scheduled {
-            time,
-            number: self.scheduled,
-            event,
-        };
-        match time >> SPAN {
-            span if span <= self.span => self.soon.push(scheduled),
-            span => self.later.entry(span).or_default().push(scheduled),
-        }
+        self.queue.push(Scheduled((time, self.scheduled), event));
     }
 
     /// Takes the next one, and its time.
     pub(super) fn pop(&mut self) -> Option<(u64, Event)> {
-        while self.soon.is_empty() {
-            let (span, events) = self.later.pop_first()?;
-            self.span = span;
-            self.soon = events.into();
+        let Scheduled(at, event) = self.queue.pop()?;
+        self.taken = at;
+        Some((at.0, event))
+    }
+
+    /// Asks for a time. The event comes then, or before.
+    pub(super) fn ask(&mut self, alarm: &mut Alarm, time: u64, event: Event) {
+        self.scheduled += 1;
+        let at = (time, self.scheduled);
+        let place = match alarm.asked.back() {
+            Some(last) if *last > at => alarm.asked.partition_point(|asked| *asked < at),
+            _ => alarm.asked.len(),
+        };
+        alarm.asked.insert(place, at);
+        self.set(alarm, time, event);
+    }
+
+    /// The alarm's event was taken.
+    pub(super) fn rings(&self, alarm: &mut Alarm) {
+        alarm.queued.pop();
+        let past = alarm.asked.partition_point(|asked| *asked <= self.taken);
+        alarm.asked.drain(..past);
+    }
+
+    /// Sees to it that the event comes at a time that was asked for, or before. It comes when the first
+    /// event would have come that was asked for at this time.
+    pub(super) fn set(&mut self, alarm: &mut Alarm, time: u64, event: Event) {
+        if alarm.queued.last().is_some_and(|queued| *queued <= time) {
+            return;
         }
-        let Scheduled { time, event, .. } = self.soon.pop()?;
-        Some((time, event))
+        let first = self.taken.max((time, 0));
+        let place = alarm.asked.partition_point(|asked| *asked <= first);
+        if let Some(at) = alarm.asked.get(place).filter(|at| at.0 == time) {
+            alarm.queued.push(time);
+            self.queue.push(Scheduled(*at, event));
+        }
     }
 }
 
 impl Ord for Scheduled {
     /// The next one is the greatest.
     fn cmp(&self, other: &Scheduled) -> Ordering {
-        (other.time, other.number).cmp(&(self.time, self.number))
+        other.0.cmp(&self.0)
     }
 }
 
@@ -71,7 +93,7 @@ impl PartialOrd for Scheduled {
 
 impl PartialEq for Scheduled {
     fn eq(&self, other: &Scheduled) -> bool {
-        self.cmp(other).is_eq()
+        self.0 == other.0
     }
 }
 
@@ -79,34 +101,67 @@ impl Eq for Scheduled {}
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::rng::Rng;
 
+    /// Somebody asks to be woken at some time, over and over, and the last time counts that he asked for.
+    /// All events are in the queue, or only those that an alarm puts there: it makes no difference.
     #[test]
-    fn events_come_by_time_and_then_in_the_order_in_which_they_were_scheduled() {
+    fn an_alarm_wakes_as_if_every_time_that_was_asked_for_were_an_event() {
+        const ALARM: usize = usize::MAX;
         let mut rng = Rng::new(1);
         let mut events = Events::default();
+        let mut alarm = Alarm::default();
         let mut expected = BTreeMap::new();
-        let (mut now, mut last) = (0, 0);
-        let mut taken = 0;
-        while taken < 20_000 {
-            for _ in 0..rng.below(3) {
-                let far = rng.pick(&[0, 3, 1 << 10, 1 << SPAN, 1 << 20, 1 << 26]);
-                let time = now + rng.below(far);
-                last += 1;
-                events.push(time, Event::Turn(last));
-                expected.insert((time, last), last);
+        let (mut now, mut last, mut woken) = (0, 0, 0);
+        let mut wanted = None;
+        let mut next_other = |events: &mut Events, expected: &mut BTreeMap<_, _>, time| {
+            last += 1;
+            events.push(time, Event::Turn(last));
+            expected.insert((time, events.scheduled), last);
+        };
+        for _ in 0..100_000 {
+            for _ in 0..rng.below(2) {
+                let far = rng.pick(&[0, 3, 30, 1000]);
+                next_other(&mut events, &mut expected, now + rng.below(far));
             }
-            match (events.pop(), expected.pop_first()) {
-                (Some((time, Event::Turn(number))), Some(((at, _), wanted))) => {
-                    assert_eq!((time, number), (at, wanted));
-                    now = time;
-                    taken += 1;
+            if rng.below(3) > 0 {
+                let far = rng.pick(&[1, 3, 30, 1000]);
+                let time = now + rng.below(far);
+                wanted = Some(time);
+                events.ask(&mut alarm, time, Event::Turn(ALARM));
+                expected.insert((time, events.scheduled), ALARM);
+            }
+            // What would have happened next, but for events of the alarm that wake nobody.
+            let next = loop {
+                match expected.pop_first() {
+                    Some(((time, _), ALARM)) if wanted != Some(time) => {}
+                    next => break next,
                 }
-                (None, None) => {}
-                _ => panic!("one of them has nothing left, or something else"),
+            };
+            let found = loop {
+                match events.pop() {
+                    Some((time, Event::Turn(ALARM))) => {
+                        events.rings(&mut alarm);
+                        match wanted {
+                            Some(at) if at == time => break Some((time, ALARM)),
+                            Some(at) => events.set(&mut alarm, at, Event::Turn(ALARM)),
+                            None => {}
+                        }
+                    }
+                    Some((time, Event::Turn(number))) => break Some((time, number)),
+                    _ => break None,
+                }
+            };
+            assert_eq!(found, next.map(|((time, _), number)| (time, number)));
+            now = events.taken.0;
+            if let Some((_, ALARM)) = found {
+                wanted = None;
+                woken += 1;
             }
         }
-        assert!(now > 100 << SPAN, "{now} is no test");
+        assert!(woken > 10_000 && last > 10_000, "{woken} {last} is no test");
     }
 }

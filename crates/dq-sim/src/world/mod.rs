@@ -57,7 +57,7 @@ use crate::rng::{Rng, hash, mix};
 use crate::said::Said;
 use crate::workload;
 use damage::Damage;
-use events::Events;
+use events::{Alarm, Events};
 
 /// Wait between two attempts to reach a peer, as in the real shell, ms.
 const RETRY_MS: u64 = 1000;
@@ -74,26 +74,16 @@ pub(crate) enum Event {
     Turn(usize),
     /// Something for a node's life, if it lasts.
     Mail(usize, u64, Box<Mail>),
-    /// A job is run that was put off.
-    Job(usize, u64, u64, Box<Job>),
+    /// A node's life, if it lasts, comes to something that was put off.
+    Later(usize, u64, Box<Later>),
     /// A node's disk work is over.
     Disk(usize, u64),
     /// A bound on promises is stored.
     Promise(usize, u64, u64),
-    /// A snapshot is written.
-    Snapshot(usize, u64, Box<SnapshotMeta>, Vec<(Bytes, Version)>),
-    /// A node of C dqlite has written a snapshot.
-    CSnapshot(usize, u64, Box<SnapshotMeta>, Databases),
-    /// It has read one back, to send it.
-    CSendSnapshot(usize, u64, u64, String, u64),
-    /// A snapshot is sent.
-    SendSnapshot(usize, u64, u64, String, u64, Box<SnapshotMeta>),
     /// A link delivers on one of its lanes.
     Deliver(LinkId, usize),
     /// A link breaks, as this end learns.
     Broken(LinkId, usize),
-    /// A dial ends.
-    Dialled(usize, u64, u64, u64),
     /// A node tries its peers again.
     Redial(usize, u64),
     /// A client's dial ends.
@@ -108,6 +98,22 @@ pub(crate) enum Event {
     Relief(Relief),
     /// Time to see whether the run's phase is over.
     Phase,
+}
+
+/// What a node does later, and seldom.
+pub(crate) enum Later {
+    /// A job is run that was put off.
+    Job(u64, Box<Job>),
+    /// A snapshot is written.
+    Snapshot(Box<SnapshotMeta>, Vec<(Bytes, Version)>),
+    /// A node of C dqlite has written a snapshot.
+    CSnapshot(SnapshotMeta, Databases),
+    /// It has read one back, to send it.
+    CSendSnapshot(u64, String, u64),
+    /// A snapshot is sent.
+    SendSnapshot(u64, String, u64, SnapshotMeta),
+    /// A dial ends.
+    Dialled(u64, u64),
 }
 
 /// The end of a fault.
@@ -146,6 +152,7 @@ pub(crate) struct Slot {
     pub(crate) life: u64,
     pub(crate) clock: Clock,
     turn_at: Option<u64>,
+    alarm: Alarm,
     pub(crate) paused_until: u64,
     pub(crate) slow_until: u64,
     /// Statements that begin before then end after it.
@@ -166,6 +173,7 @@ struct Task {
     client: Client,
     future: Option<Pin<Box<dyn Future<Output = ()>>>>,
     link: Option<LinkId>,
+    alarm: Alarm,
 }
 
 /// A run.
@@ -221,6 +229,7 @@ impl World {
                 life: 0,
                 clock: Clock::new(rng.below(1000 * SECOND), 1_000_000 + skew - plan.skew),
                 turn_at: None,
+                alarm: Alarm::default(),
                 paused_until: 0,
                 slow_until: 0,
                 jobs_late_until: 0,
@@ -289,6 +298,12 @@ impl World {
         self.at(self.now + micros, event);
     }
 
+    /// A node's present life does this later.
+    pub(crate) fn later_after(&mut self, micros: u64, node: usize, later: Later) {
+        let life = self.nodes[node].life;
+        self.after(micros, Event::Later(node, life, Box::new(later)));
+    }
+
     /// Writes a line of the trace, if somebody wants it.
     pub(crate) fn trace(&self, line: impl FnOnce() -> String) {
         if self.verbose {
@@ -333,44 +348,22 @@ impl World {
                     self.post(node, *mail);
                 }
             }
-            Event::Job(node, life, conn, job) => {
+            Event::Later(node, life, later) => {
                 if self.nodes[node].life == life {
-                    let finished = Box::new(exec::run(*job));
-                    self.post(node, Mail::Finished(conn, finished));
+                    self.later(node, *later);
                 }
             }
             Event::Disk(node, life) => self.disk_done(node, life),
             Event::Promise(node, life, bound_ms) => self.promise_due(node, life, bound_ms),
-            Event::Snapshot(node, life, meta, databases) => {
-                self.snapshot_due(node, life, meta, databases);
-            }
-            Event::CSnapshot(node, life, meta, databases) => {
-                if self.nodes[node].life == life {
-                    self.c_snapshot_due(node, *meta, databases);
-                }
-            }
-            Event::CSendSnapshot(node, life, to, address, term) => {
-                if self.nodes[node].life == life {
-                    self.c_send_snapshot(node, to, &address, term);
-                }
-            }
-            Event::SendSnapshot(node, life, to, address, term, meta) => {
-                self.send_snapshot(node, life, to, &address, term, *meta);
-            }
             Event::Deliver(link, lane) => self.deliver(link, lane),
             Event::Broken(link, end) => self.broken(link, end),
-            Event::Dialled(node, life, peer, attempt) => self.dialled(node, life, peer, attempt),
             Event::Redial(node, life) => {
                 if self.nodes[node].life == life {
                     self.redial(node);
                 }
             }
             Event::ClientDialled(client, link, up) => self.client_dialled(client, link, up),
-            Event::Wake(client) => {
-                if self.tasks[client].client.port.borrow().until <= self.now {
-                    self.poll(client);
-                }
-            }
+            Event::Wake(client) => self.wake(client),
             Event::Boot(node) => self.boot(node),
             Event::Fault => self.fault(),
             Event::Relief(Relief::Mend(cut)) => {
@@ -389,6 +382,24 @@ impl World {
                 }
             }
             Event::Phase => self.next_phase(),
+        }
+    }
+
+    fn later(&mut self, node: usize, later: Later) {
+        match later {
+            Later::Job(conn, job) => {
+                let finished = Box::new(exec::run(*job));
+                self.post(node, Mail::Finished(conn, finished));
+            }
+            Later::Snapshot(meta, databases) => self.snapshot_due(node, meta, databases),
+            Later::CSnapshot(meta, databases) => self.c_snapshot_due(node, meta, databases),
+            Later::CSendSnapshot(to, address, term) => {
+                self.c_send_snapshot(node, to, &address, term);
+            }
+            Later::SendSnapshot(to, address, term, meta) => {
+                self.send_snapshot(node, to, &address, term, meta);
+            }
+            Later::Dialled(to, attempt) => self.dialled(node, to, attempt),
         }
     }
 }

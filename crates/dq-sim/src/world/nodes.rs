@@ -168,16 +168,18 @@ impl World {
         let due = due.max(self.now).max(slot.paused_until);
         if slot.turn_at.is_none_or(|at| at > due) {
             slot.turn_at = Some(due);
-            self.at(due, Event::Turn(node));
+            self.events.ask(&mut slot.alarm, due, Event::Turn(node));
         }
     }
 
     pub(super) fn turn(&mut self, node: usize) {
         let slot = &mut self.nodes[node];
-        if slot.turn_at != Some(self.now) {
-            return;
+        self.events.rings(&mut slot.alarm);
+        match slot.turn_at {
+            Some(at) if at == self.now => slot.turn_at = None,
+            Some(at) => return self.events.set(&mut slot.alarm, at, Event::Turn(node)),
+            None => return,
         }
-        slot.turn_at = None;
         if slot.paused_until > self.now {
             return self.schedule_turn(node);
         }
@@ -193,8 +195,10 @@ impl World {
     }
 
     pub(super) fn whole_turn(&mut self, node: usize, process: &mut Process) -> ControlFlow<Death> {
-        for mail in std::mem::take(&mut process.mail) {
-            self.take_mail(node, process, mail)?;
+        for _ in 0..process.mail.len() {
+            if let Some(mail) = process.mail.pop_front() {
+                self.take_mail(node, process, mail)?;
+            }
         }
         let local = self.nodes[node].clock.millis(self.now);
         if process.machine.deadline() <= local {
@@ -322,7 +326,6 @@ impl World {
         process: &mut Process,
         output: Output,
     ) -> ControlFlow<Death> {
-        let life = self.nodes[node].life;
         match output {
             Output::Send {
                 conn,
@@ -359,7 +362,7 @@ impl World {
                 job.inline = false;
                 let later = late + self.rng.below(self.plan.deferred_for.max(MS));
                 if self.rng.chance(500) {
-                    self.after(later, Event::Job(node, life, conn, job));
+                    self.later_after(later, node, Later::Job(conn, job));
                 } else {
                     let finished = Box::new(exec::run(*job));
                     self.mail_after(later, node, Mail::Finished(conn, finished));
@@ -376,7 +379,7 @@ impl World {
             }
             Output::Snapshot(meta, databases) => {
                 let later = self.disk_time(node);
-                self.after(later, Event::Snapshot(node, life, meta, databases));
+                self.later_after(later, node, Later::Snapshot(meta, databases));
             }
             Output::SendPeer {
                 to,

@@ -11,7 +11,6 @@ impl World {
         address: &str,
         message: Message,
     ) {
-        let life = self.nodes[node].life;
         // The model of C dqlite takes what it has no more, or is writing, for new.
         let message = match self.is_c_node(to) {
             true => message,
@@ -33,9 +32,8 @@ impl World {
         }
         if let Message::InstallSnapshot { term, meta } = message {
             let later = self.delay();
-            let event =
-                Event::SendSnapshot(node, life, to, address.to_owned(), term, Box::new(meta));
-            return self.after(later, event);
+            let send = Later::SendSnapshot(to, address.to_owned(), term, meta);
+            return self.later_after(later, node, send);
         }
         let Some(pieces) = peers::encode(&message, 0) else {
             return self.fail(format!("node {}: a message is too large", node + 1));
@@ -117,7 +115,7 @@ impl World {
             Some(there) if self.is_reachable(node, there) => 2 * self.delay(),
             _ => self.rng.between(1, 3000) * MS,
         };
-        self.after(later, Event::Dialled(node, life, to, attempt));
+        self.later_after(later, node, Later::Dialled(to, attempt));
     }
 
     pub(super) fn redial(&mut self, node: usize) {
@@ -134,10 +132,8 @@ impl World {
         self.nodes[node].process = Some(process);
     }
 
-    pub(super) fn dialled(&mut self, node: usize, life: u64, to: u64, attempt: u64) {
-        if self.nodes[node].life != life {
-            return;
-        }
+    pub(super) fn dialled(&mut self, node: usize, to: u64, attempt: u64) {
+        let life = self.nodes[node].life;
         if self.nodes[node].is_c {
             return self.c_dialled(node, to, attempt);
         }
@@ -178,15 +174,11 @@ impl World {
     pub(super) fn send_snapshot(
         &mut self,
         node: usize,
-        life: u64,
         to: u64,
         address: &str,
         term: u64,
         meta: SnapshotMeta,
     ) {
-        if self.nodes[node].life != life {
-            return;
-        }
         let there = self
             .node_at(address)
             .filter(|there| self.is_reachable(node, *there));

@@ -3,7 +3,7 @@
 //! Only names in exactly the form that is written are recognised: what a name says must be enough
 //! to find the file again. Everything else belongs to somebody else and is left alone.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 /// The file that is locked (`flock`) by the node that uses the directory.
 pub const LOCK_FILE: &str = "dqlite-lock";
@@ -84,7 +84,18 @@ impl FileName {
             }
         };
         // Numbers can be written in many ways, of which only ours is recognised.
-        (meaning.to_string() == name).then_some(meaning)
+        let mut rest = Rest(name);
+        (write!(rest, "{meaning}").is_ok() && rest.0.is_empty()).then_some(meaning)
+    }
+}
+
+/// What is left of a text of which the beginning has been written.
+struct Rest<'a>(&'a str);
+
+impl fmt::Write for Rest<'_> {
+    fn write_str(&mut self, written: &str) -> fmt::Result {
+        self.0 = self.0.strip_prefix(written).ok_or(fmt::Error)?;
+        Ok(())
     }
 }
 
