@@ -161,8 +161,8 @@ impl Machine {
         };
         conn.eof = true;
         self.pump(id, out);
-        let busy = |conn: &Box<Conn>| conn.request.is_some();
-        if self.conns.get(&id).is_some_and(busy) {
+        let busy = |conn: &Conn| conn.request.is_some();
+        if self.conns.get(&id).is_some_and(|conn| busy(conn)) {
             self.look_again(id, self.now + LEAVE_MS);
         }
     }
@@ -245,6 +245,7 @@ impl Machine {
         let Some(conn) = self.conns.remove(&id) else {
             return;
         };
+        self.receivers.remove(&id);
         self.uncount(conn.counted);
         if let Some(at) = conn.leaves_at {
             self.leaving.remove(&(at, id));

@@ -208,6 +208,8 @@ pub struct Machine {
     vfs: Arc<Vfs>,
     driver: Driver,
     conns: BTreeMap<ConnId, Box<Conn>>,
+    /// Those on which a snapshot arrives.
+    receivers: BTreeSet<ConnId>,
     /// What all connections together hold.
     held: Held,
     databases: BTreeMap<Bytes, Database>,
@@ -297,6 +299,7 @@ impl Machine {
             vfs,
             driver,
             conns: BTreeMap::new(),
+            receivers: BTreeSet::new(),
             held: Held::default(),
             databases: BTreeMap::new(),
             readers: readers::Readers::default(),

@@ -94,6 +94,7 @@ impl Machine {
                         left: data_size,
                         pending: 0,
                     });
+                    self.receivers.insert(id);
                     self.limit_arriving(out);
                     out.push_back(Output::ReceiveSnapshot(id, Box::new(meta), data_size));
                 }
@@ -103,10 +104,9 @@ impl Machine {
 
     /// The oldest of too many snapshots ends: most likely its sender has gone, and a new one begun.
     fn limit_arriving(&mut self, out: &mut VecDeque<Output>) {
-        let arriving = self.conns.iter().filter(|(_, conn)| conn.is_receiving());
-        let arriving: Vec<ConnId> = arriving.map(|(id, _)| *id).collect();
-        let excess = arriving.len().saturating_sub(SNAPSHOTS_ARRIVING_MAX);
-        for id in arriving.into_iter().take(excess) {
+        let excess = self.receivers.len().saturating_sub(SNAPSHOTS_ARRIVING_MAX);
+        let oldest: Vec<ConnId> = self.receivers.iter().copied().take(excess).collect();
+        for id in oldest {
             log::warn!(
                 "node {}: connection {id} is cut: too many snapshots arrive",
                 self.settings.id
@@ -160,6 +160,7 @@ impl Machine {
         let Some(Receiving { term, index, .. }) = receiving.take() else {
             return discard(received, out);
         };
+        self.receivers.remove(&id);
         let from = PeerId {
             id: *from,
             address: address.clone(),

@@ -19,7 +19,7 @@ impl Machine {
             });
         };
         let clients = settings.client_memory_max;
-        let at_work = |conn: &Box<Conn>| conn.request.as_ref().map_or(0, |request| request.size);
+        let at_work = |conn: &Conn| conn.request.as_ref().map_or(0, |request| request.size);
         // Looked for when it matters only.
         let with_largest = |of: fn(&Held) -> usize, max: usize| match of(&self.held) > max {
             true => {
@@ -29,14 +29,17 @@ impl Machine {
             false => max,
         };
         let with_work = |max: usize| match self.held.requests > max {
-            true => max.max(self.conns.values().map(at_work).sum()),
+            true => max.max(self.conns.values().map(|conn| at_work(conn)).sum()),
             false => max,
         };
-        let transactions = self.databases.values().map(|database| database.largest);
         let old_pages_max = settings.old_pages_max / PAGE_SIZE;
-        let waiters: usize = self.databases.values().map(|db| db.waiters.len()).sum();
-        let awaiting: usize = self.databases.values().map(|db| db.awaiting.len()).sum();
-        let unused = self.databases.values().filter(|db| db.is_unused()).count();
+        let (mut transactions, mut waiters, mut awaiting, mut unused) = (0, 0, 0, 0);
+        for database in self.databases.values() {
+            transactions += database.largest;
+            waiters += database.waiters.len();
+            awaiting += database.awaiting.len();
+            unused += usize::from(database.is_unused());
+        }
         let count = self.conns.len();
         usage("bytes of requests", self.held.requests, with_work(clients));
         usage(
@@ -58,7 +61,7 @@ impl Machine {
         usage(
             "bytes executed and not applied",
             self.speculative_bytes,
-            settings.speculative_bytes_max + transactions.sum::<usize>(),
+            settings.speculative_bytes_max + transactions,
         );
         usage(
             "old pages for readers",
@@ -67,10 +70,7 @@ impl Machine {
         );
         usage(
             "snapshots that arrive",
-            self.conns
-                .values()
-                .filter(|conn| conn.is_receiving())
-                .count(),
+            self.receivers.len(),
             SNAPSHOTS_ARRIVING_MAX,
         );
         usage("clients that leave", self.leaving.len(), count);
@@ -79,8 +79,8 @@ impl Machine {
         usage("writers that wait", waiters, count);
         usage("answers that are not committed", awaiting, count);
         usage("databases without content and user", unused, 0);
-        for usage in self.driver.usage() {
-            see(usage);
+        for usage in &self.driver.usage() {
+            see(*usage);
         }
     }
 }

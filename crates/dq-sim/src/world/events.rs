@@ -4,7 +4,7 @@
 //! over, a node that hears something sleeps anew. An [`Alarm`] remembers what was asked for, and only the
 //! next times of it are events.
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 use super::Event;
@@ -12,14 +12,15 @@ use super::Event;
 /// The queue of events.
 #[derive(Default)]
 pub(super) struct Events {
-    queue: BinaryHeap<Scheduled>,
+    queue: BinaryHeap<Reverse<(u64, u64, usize)>>,
+    /// What happens then, at the places that the queue says.
+    events: Vec<Option<Event>>,
+    /// Places of events that were taken.
+    free: Vec<usize>,
     scheduled: u64,
     /// When the last event was taken, and its number.
     taken: (u64, u64),
 }
-
-/// An event, its time, and its number.
-struct Scheduled((u64, u64), Event);
 
 /// When somebody is to be woken: any time that was asked for may be the one that counts.
 #[derive(Debug, Default)]
@@ -34,33 +35,57 @@ impl Events {
     /// Adds an event, which is not before the one that was taken last.
     pub(super) fn push(&mut self, time: u64, event: Event) {
         self.scheduled += 1;
-        self.queue.push(Scheduled((time, self.scheduled), event));
+        self.push_at((time, self.scheduled), event);
+    }
+
+    fn push_at(&mut self, (time, number): (u64, u64), event: Event) {
+        let place = match self.free.pop() {
+            Some(place) => {
+                self.events[place] = Some(event);
+                place
+            }
+            None => {
+                self.events.push(Some(event));
+                self.events.len() - 1
+            }
+        };
+        self.queue.push(Reverse((time, number, place)));
     }
 
     /// Takes the next one, and its time.
     pub(super) fn pop(&mut self) -> Option<(u64, Event)> {
-        let Scheduled(at, event) = self.queue.pop()?;
-        self.taken = at;
-        Some((at.0, event))
+        let Reverse((time, number, place)) = self.queue.pop()?;
+        self.taken = (time, number);
+        self.free.push(place);
+        Some((time, self.events[place].take()?))
     }
 
     /// Asks for a time. The event comes then, or before.
     pub(super) fn ask(&mut self, alarm: &mut Alarm, time: u64, event: Event) {
         self.scheduled += 1;
         let at = (time, self.scheduled);
+        // Either it is far ahead, or few others are before it.
         let place = match alarm.asked.back() {
-            Some(last) if *last > at => alarm.asked.partition_point(|asked| *asked < at),
-            _ => alarm.asked.len(),
+            Some(last) if *last > at => alarm.asked.iter().position(|asked| *asked > at),
+            _ => None,
         };
-        alarm.asked.insert(place, at);
+        match place {
+            Some(place) => alarm.asked.insert(place, at),
+            None => alarm.asked.push_back(at),
+        }
         self.set(alarm, time, event);
     }
 
     /// The alarm's event was taken.
     pub(super) fn rings(&self, alarm: &mut Alarm) {
         alarm.queued.pop();
-        let past = alarm.asked.partition_point(|asked| *asked <= self.taken);
-        alarm.asked.drain(..past);
+        while alarm
+            .asked
+            .front()
+            .is_some_and(|asked| *asked <= self.taken)
+        {
+            alarm.asked.pop_front();
+        }
     }
 
     /// Sees to it that the event comes at a time that was asked for, or before. It comes when the first
@@ -73,31 +98,10 @@ impl Events {
         let place = alarm.asked.partition_point(|asked| *asked <= first);
         if let Some(at) = alarm.asked.get(place).filter(|at| at.0 == time) {
             alarm.queued.push(time);
-            self.queue.push(Scheduled(*at, event));
+            self.push_at(*at, event);
         }
     }
 }
-
-impl Ord for Scheduled {
-    /// The next one is the greatest.
-    fn cmp(&self, other: &Scheduled) -> Ordering {
-        other.0.cmp(&self.0)
-    }
-}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Scheduled) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Scheduled) -> bool {
-        self.0 == other.0
-    }
-}
-
-impl Eq for Scheduled {}
 
 #[cfg(test)]
 mod tests {

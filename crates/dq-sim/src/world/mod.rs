@@ -209,6 +209,14 @@ pub(crate) struct World {
     pub(crate) failures: Vec<String>,
 }
 
+/// Pieces as one.
+fn joined(pieces: &[Bytes]) -> Bytes {
+    match pieces {
+        [one] => one.clone(),
+        many => many.concat().into(),
+    }
+}
+
 impl World {
     pub(crate) fn new(seed: u64, plan: Plan, mut rng: Rng, vfs: Arc<Vfs>, verbose: bool) -> World {
         let count = plan.nodes;

@@ -333,7 +333,7 @@ impl World {
                 notify,
             } => {
                 if let Some(link) = process.accepted.get(&conn) {
-                    self.send(*link, 1, Item::Bytes(pieces.concat().into()));
+                    self.send(*link, 1, Item::Bytes(joined(&pieces)));
                     if notify {
                         let mut later = self.delay();
                         let slow = self.plan.slow_reading;

@@ -38,7 +38,7 @@ impl World {
         let Some(pieces) = peers::encode(&message, 0) else {
             return self.fail(format!("node {}: a message is too large", node + 1));
         };
-        let bytes: Bytes = pieces.concat().into();
+        let bytes = joined(&pieces);
         let moved = process
             .peers
             .get(&to)

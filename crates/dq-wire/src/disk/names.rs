@@ -3,7 +3,7 @@
 //! Only names in exactly the form that is written are recognised: what a name says must be enough
 //! to find the file again. Everything else belongs to somebody else and is left alone.
 
-use std::fmt::{self, Write};
+use std::fmt;
 
 /// The file that is locked (`flock`) by the node that uses the directory.
 pub const LOCK_FILE: &str = "dqlite-lock";
@@ -60,13 +60,14 @@ impl FileName {
         if name.len() >= SIZE_END {
             return None;
         }
-        let meaning = match name {
+        // Numbers can be written in many ways, of which only ours is recognised.
+        Some(match name {
             "metadata1" => FileName::Metadata1,
             "metadata2" => FileName::Metadata2,
             _ => {
                 if let Some(counter) = name.strip_prefix(OPEN_PREFIX) {
                     FileName::OpenSegment {
-                        counter: counter.parse().ok()?,
+                        counter: number(counter, 1)?,
                     }
                 } else if let Some(rest) = name.strip_prefix(SNAPSHOT_PREFIX) {
                     match rest.strip_suffix(META_SUFFIX) {
@@ -75,32 +76,26 @@ impl FileName {
                     }
                 } else {
                     let (first, last) = name.split_once('-')?;
-                    let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+                    let (first, last) = (number(first, 16)?, number(last, 16)?);
                     if first == 0 || first > last {
                         return None;
                     }
                     FileName::ClosedSegment { first, last }
                 }
             }
-        };
-        // Numbers can be written in many ways, of which only ours is recognised.
-        let mut rest = Rest(name);
-        (write!(rest, "{meaning}").is_ok() && rest.0.is_empty()).then_some(meaning)
+        })
     }
 }
 
-/// What is left of a text of which the beginning has been written.
-struct Rest<'a>(&'a str);
-
-impl fmt::Write for Rest<'_> {
-    fn write_str(&mut self, written: &str) -> fmt::Result {
-        self.0 = self.0.strip_prefix(written).ok_or(fmt::Error)?;
-        Ok(())
-    }
+/// A number of at least so many digits, without more zeros in front than that takes.
+fn number(text: &str, width: usize) -> Option<u64> {
+    let is_ours = text.bytes().all(|digit| digit.is_ascii_digit())
+        && (text.len() == width || text.len() > width && !text.starts_with('0'));
+    is_ours.then(|| text.parse().ok()).flatten()
 }
 
 fn parse_snapshot(numbers: &str) -> Option<SnapshotName> {
-    let mut numbers = numbers.splitn(3, '-').map(|number| number.parse().ok());
+    let mut numbers = numbers.splitn(3, '-').map(|text| number(text, 1));
     Some(SnapshotName {
         term: numbers.next()??,
         index: numbers.next()??,
