@@ -79,6 +79,7 @@ pub(crate) struct Link {
 pub(crate) struct Links {
     all: Vec<Option<Box<Link>>>,
     /// What those that are no more leave for the next ones.
+    #[expect(clippy::vec_box, reason = "they move between the two")]
     spare: Vec<Box<Link>>,
 }
 

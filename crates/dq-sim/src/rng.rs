@@ -1,5 +1,7 @@
 //! Random numbers that are the same on every machine.
 
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
 /// splitmix64: small, fast, and good enough to choose faults with.
 #[derive(Debug, Clone)]
 pub struct Rng(u64);
@@ -54,15 +56,7 @@ pub(crate) fn mix(word: u64) -> u64 {
     word ^ (word >> 31)
 }
 
-/// A hash of bytes, for traces and comparisons.
-pub(crate) fn hash(mut state: u64, bytes: &[u8]) -> u64 {
-    let (words, rest) = bytes.as_chunks::<8>();
-    for word in words {
-        state = (state ^ u64::from_le_bytes(*word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        state ^= state >> 32;
-    }
-    for byte in rest {
-        state = (state ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    }
-    mix(state ^ bytes.len() as u64)
+/// A hash of bytes and of what came before them.
+pub(crate) fn hash(state: u64, bytes: &[u8]) -> u64 {
+    xxh3_64_with_seed(bytes, state)
 }

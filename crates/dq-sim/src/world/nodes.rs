@@ -156,14 +156,15 @@ impl World {
 
     pub(crate) fn schedule_turn(&mut self, node: usize) {
         let slot = &mut self.nodes[node];
-        let (idle, deadline) = match (&slot.process, &slot.c) {
-            (Some(process), _) => (process.mail.is_empty(), process.machine.deadline()),
-            (None, Some(c)) => (c.mail.is_empty(), c.node.deadline()),
+        let deadline = match (&slot.process, &slot.c) {
+            (Some(process), _) if process.mail.is_empty() => Some(process.machine.deadline()),
+            (None, Some(c)) if c.mail.is_empty() => Some(c.node.deadline()),
             (None, None) => return,
+            _ => None,
         };
-        let due = match idle {
-            true => slot.clock.time_of(deadline),
-            false => self.now + TURN,
+        let due = match deadline {
+            Some(deadline) => slot.clock.time_of(deadline),
+            None => self.now + TURN,
         };
         let due = due.max(self.now).max(slot.paused_until);
         if slot.turn_at.is_none_or(|at| at > due) {
