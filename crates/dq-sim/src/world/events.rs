@@ -31,6 +31,29 @@ pub(super) struct Alarm {
     queued: Vec<u64>,
 }
 
+impl Alarm {
+    /// The place of the first that is after `at`: most often one of the first, or behind the last.
+    fn first_after(&self, at: (u64, u64)) -> usize {
+        let is_before = |place: usize| self.asked.get(place).is_some_and(|asked| *asked <= at);
+        if self.asked.back().is_none_or(|last| *last <= at) {
+            return self.asked.len();
+        }
+        let (mut from, mut to) = (0, 1);
+        while is_before(to - 1) {
+            (from, to) = (to, 2 * to);
+        }
+        // What is before `from` is before it, and what is at `to - 1` is not.
+        while from + 1 < to {
+            let middle = from + (to - from) / 2;
+            match is_before(middle - 1) {
+                true => from = middle,
+                false => to = middle,
+            }
+        }
+        from
+    }
+}
+
 impl Events {
     /// Adds an event, which is not before the one that was taken last.
     pub(super) fn push(&mut self, time: u64, event: Event) {
@@ -64,15 +87,8 @@ impl Events {
     pub(super) fn ask(&mut self, alarm: &mut Alarm, time: u64, event: Event) {
         self.scheduled += 1;
         let at = (time, self.scheduled);
-        // Either it is far ahead, or few others are before it.
-        let place = match alarm.asked.back() {
-            Some(last) if *last > at => alarm.asked.iter().position(|asked| *asked > at),
-            _ => None,
-        };
-        match place {
-            Some(place) => alarm.asked.insert(place, at),
-            None => alarm.asked.push_back(at),
-        }
+        let place = alarm.first_after(at);
+        alarm.asked.insert(place, at);
         self.set(alarm, time, event);
     }
 
@@ -95,7 +111,7 @@ impl Events {
             return;
         }
         let first = self.taken.max((time, 0));
-        let place = alarm.asked.partition_point(|asked| *asked <= first);
+        let place = alarm.first_after(first);
         if let Some(at) = alarm.asked.get(place).filter(|at| at.0 == time) {
             alarm.queued.push(time);
             self.push_at(*at, event);
