@@ -1,6 +1,6 @@
 //! A node inside a program: started, used and stopped through the library.
 
-use dq_client::{MemStore, Pool};
+use dq_client::{Cluster, Config, MemStore, Pool, Role};
 use dq_server::{BindAddr, Node, StartError};
 
 fn use_it(node: &Node) {
@@ -46,6 +46,66 @@ fn a_node_listens_on_ipv4_ipv6_host_names_and_abstract_sockets() {
             .expect("it starts again");
         use_it(&node);
     }
+}
+
+/// A free address.
+fn address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    address.to_string()
+}
+
+#[test]
+fn a_leader_whose_snapshot_has_decayed_takes_another_for_who_needs_one() {
+    let dirs = [1, 2].map(|_| tempfile::tempdir().expect("a directory"));
+    let leader = Node::builder(1, address(), dirs[0].path())
+        .snapshots(20, 20)
+        .start()
+        .expect("it starts");
+    let pool =
+        Pool::connect(MemStore::new([leader.address()]), "d").expect("the settings are fine");
+    pool.execute("CREATE TABLE t (x)", ()).expect("created");
+    let snapshots = || {
+        let files = std::fs::read_dir(dirs[0].path()).expect("it is there");
+        let names = files.map(|file| file.expect("readable").path());
+        let is_snapshot = |name: &String| name.contains("/snapshot-") && !name.ends_with(".meta");
+        let names = names.map(|path| path.to_string_lossy().into_owned());
+        names.filter(is_snapshot).collect::<Vec<_>>()
+    };
+    let written = || {
+        leader
+            .metrics()
+            .expect("it runs")
+            .counters
+            .snapshots_written
+    };
+    while written() < 3 {
+        pool.execute("INSERT INTO t VALUES (randomblob(1000))", ())
+            .expect("inserted");
+    }
+    let (before, files) = (written(), snapshots());
+    assert!(!files.is_empty());
+    for file in files {
+        let mut bytes = std::fs::read(&file).expect("readable");
+        let middle = bytes.len() / 2;
+        bytes[middle..middle + 512].fill(0);
+        std::fs::write(&file, bytes).expect("written");
+    }
+    let follower = Node::builder(2, address(), dirs[1].path())
+        .bootstrap(false)
+        .start()
+        .expect("it starts");
+    let cluster = Cluster::new(Config::default(), MemStore::new([leader.address()]));
+    // Done when it has caught up, for which it needs a snapshot: the log does not reach that far back.
+    cluster
+        .add(2, follower.address(), Role::Voter)
+        .expect("it catches up");
+    assert!(written() > before);
+    let installed = follower.metrics().expect("it runs").counters;
+    assert!(installed.snapshots_installed > 0);
+    drop(pool);
+    follower.stop().expect("it stops");
+    drop(leader);
 }
 
 #[test]

@@ -60,6 +60,8 @@ pub(crate) enum Mail {
     PeerLost(u64),
     /// A snapshot was sent, or not.
     SnapshotSent(u64, bool),
+    /// The snapshot at this index cannot be read to be sent.
+    SnapshotUnreadable(u64),
     /// This bound on promises is durable.
     PromiseStored(u64),
 }

@@ -179,6 +179,7 @@ impl Background {
                     mailbox: &mailbox,
                     cancelled: &cancelled,
                     reported: Instant::now(),
+                    unreadable: false,
                 };
                 let sent = sending.send(&disk, &way, &us, &address, term, meta);
                 if cancelled.load(Ordering::Relaxed) {
@@ -187,6 +188,9 @@ impl Background {
                 match &sent {
                     Ok(()) => log::info!("snapshot at {index} sent to peer {to}"),
                     Err(error) => log::warn!("snapshot at {index} to peer {to}: {error}"),
+                }
+                if sending.unreadable {
+                    mailbox.send(Mail::SnapshotUnreadable(index));
                 }
                 mailbox.send(Mail::SnapshotSent(to, sent.is_ok()));
             });
@@ -228,6 +232,8 @@ struct Sending<'a> {
     mailbox: &'a Mailbox,
     cancelled: &'a AtomicBool,
     reported: Instant,
+    /// It is the disk that does not give it back.
+    unreadable: bool,
 }
 
 impl Sending<'_> {
@@ -240,7 +246,10 @@ impl Sending<'_> {
         term: u64,
         meta: SnapshotMeta,
     ) -> io::Result<()> {
+        // Nobody minds if the file is gone: then there is a newer one.
+        self.unreadable = true;
         let mut reader = fsm::open_to_send(disk, &meta).map_err(io::Error::other)?;
+        self.unreadable = false;
         let size = reader.size();
         let head = peers::encode(&Message::InstallSnapshot { term, meta }, size)
             .ok_or_else(|| io::Error::other("larger than peers accept"))?;
@@ -250,10 +259,14 @@ impl Sending<'_> {
         for piece in head {
             stream.write_all(&piece)?;
         }
-        fsm::hand_on_snapshot(&mut reader, CHUNK_BYTES, |piece| {
-            stream.write_all(piece)?;
-            self.progress()
-        })?;
+        let mut way_is_open = true;
+        let handed_on = fsm::hand_on_snapshot(&mut reader, CHUNK_BYTES, |piece| {
+            let written = stream.write_all(piece).and_then(|()| self.progress());
+            way_is_open = written.is_ok();
+            written
+        });
+        self.unreadable = way_is_open && handed_on.is_err();
+        handed_on?;
         let mut chunk = [0; 256];
         // The peer reads to the end before it sees ours. One of our kind closes its side when it has
         // checked and taken what it got; a C node does so at once.

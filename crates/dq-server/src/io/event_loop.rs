@@ -338,6 +338,7 @@ impl EventLoop {
                 self.give(Input::SnapshotReceived(conn, received));
             }
             Mail::SnapshotProgress(id) => self.give(Input::SnapshotProgress(id)),
+            Mail::SnapshotUnreadable(index) => self.give(Input::SnapshotUnreadable(index)),
             Mail::SnapshotSent(id, sent) => self.give(Input::SnapshotSent(id, sent)),
             Mail::Polled(answers) => self.give(Input::Polled(answers)),
             Mail::HandOver(reply) => {

@@ -38,6 +38,8 @@ pub enum Mail {
     SnapshotProgress(u64),
     /// A snapshot was sent to this peer, or not.
     SnapshotSent(u64, bool),
+    /// The snapshot at this index could not be read to be sent.
+    SnapshotUnreadable(u64),
     /// This bound on promises is durable.
     PromiseStored(u64),
     /// This much of a snapshot that arrives on a connection is stored.

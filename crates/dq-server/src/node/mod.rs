@@ -95,6 +95,8 @@ pub enum Input<'a> {
     SnapshotProgress(u64),
     /// A snapshot was sent to this peer, or not.
     SnapshotSent(u64, bool),
+    /// The snapshot at this index could not be read back from the disk, whole and right, to be sent.
+    SnapshotUnreadable(u64),
     /// The inputs of one turn of the loop have all been given: propose what they made.
     TurnEnd,
 }
@@ -413,6 +415,7 @@ impl Machine {
                 }
                 self.drive(out);
             }
+            Input::SnapshotUnreadable(index) => self.snapshot_unreadable(index, out),
             Input::SnapshotSent(id, sent) => {
                 self.counters.snapshots_sent += u64::from(sent);
                 self.driver.snapshot_sent(id, sent);

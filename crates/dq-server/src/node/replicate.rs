@@ -403,6 +403,22 @@ impl Machine {
         out.push_back(Output::Snapshot(Box::new(meta), databases));
     }
 
+    /// The newest snapshot has decayed, or its disk does not give it back. Another one takes its place at once:
+    /// else a follower that needs one would have to wait until enough is written, or for an operator.
+    pub(super) fn snapshot_unreadable(&mut self, index: u64, out: &mut VecDeque<Output>) {
+        if index != self.snapshot_index || self.snapshot_running {
+            return;
+        }
+        log::error!(
+            "node {}: the snapshot at {index} cannot be read back: a new one is taken. The disk should be looked at",
+            self.settings.id
+        );
+        // It is as good as none.
+        self.snapshot_index = index.saturating_sub(1);
+        self.snapshot_wanted = true;
+        self.drive(out);
+    }
+
     pub(super) fn snapshot_written(
         &mut self,
         meta: SnapshotMeta,

@@ -267,6 +267,7 @@ impl World {
             Mail::PeerConnected(peer) => Input::PeerConnected(peer),
             Mail::PeerLost(peer) => Input::PeerLost(peer),
             Mail::LogRead(range, entries) => Input::LogRead(range, entries),
+            Mail::SnapshotUnreadable(index) => Input::SnapshotUnreadable(index),
             Mail::SnapshotSent(peer, sent) => Input::SnapshotSent(peer, sent),
             Mail::PromiseStored(bound_ms) => {
                 process.storing_promise = false;

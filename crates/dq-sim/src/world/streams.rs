@@ -183,7 +183,11 @@ impl World {
             .node_at(address)
             .filter(|there| self.is_reachable(node, *there));
         let us = self.nodes[node].us.clone();
+        let index = meta.index;
         let reader = fsm::open_to_send(&self.nodes[node].disk, &meta).ok();
+        if reader.is_none() {
+            self.post(node, Mail::SnapshotUnreadable(index));
+        }
         let head = reader.as_ref().and_then(|reader| {
             peers::encode(&Message::InstallSnapshot { term, meta }, reader.size())
         });
@@ -206,6 +210,7 @@ impl World {
         self.hang_up(link, 0);
         if let Err(why) = whole {
             self.trace(|| format!("n{} breaks off: {why}", node + 1));
+            self.post(node, Mail::SnapshotUnreadable(index));
             return self.post(node, Mail::SnapshotSent(to, false));
         }
         // The end of a stream may fail although all of it has arrived: then it is sent again.
