@@ -317,16 +317,15 @@ impl Machine {
         };
         let number = self.next_version();
         let name = frames.database.clone();
-        if !self.databases.contains_key(&name) {
-            let empty = self.next_version();
-            self.databases
-                .insert(name.clone(), Database::new(dq_vfs::Version::empty(empty)));
-        }
+        let base = match self.databases.get(&name) {
+            Some(database) => database.committed.clone(),
+            None => dq_vfs::Version::empty(self.next_version()),
+        };
+        let version = frames.apply_to(&base, number)?;
         let database = self
             .databases
-            .get_mut(&name)
-            .expect("it was just found or made");
-        let version = frames.apply_to(&database.committed, number)?;
+            .entry(name.clone())
+            .or_insert_with(|| Database::new(base));
         self.readers.moved(&database.committed, &version);
         database.committed = version;
         if !self.open {

@@ -150,6 +150,23 @@ fn a_follower_that_has_lost_what_it_acknowledged_is_sent_it_again() {
 }
 
 #[test]
+fn a_follower_that_is_silent_is_spoken_to_for_as_long_as_there_is_a_leader() {
+    // It may have no vote, and then it says nothing unless it is spoken to.
+    let mut bench = Bench::leader_of_three(&[1, 1]);
+    bench.durable();
+    bench.acknowledge(2, 4);
+    bench.acknowledge(3, 4);
+    bench.sent();
+    for _ in 0..40 {
+        bench.pass(100);
+        let asked = bench.sent();
+        assert!(asked.iter().any(|(to, _)| *to == 2), "{asked:?}");
+        bench.acknowledge(3, 4);
+    }
+    assert_eq!(bench.driver.role(), RaftRole::Leader);
+}
+
+#[test]
 fn a_heartbeat_stands_where_the_log_is_known_or_at_its_end_and_commits_no_further() {
     // R3, R2: a peer in Probe hears of the end of the log, one in Replicate of its own position.
     let mut bench = Bench::leader_of_three(&[1, 1]);
