@@ -82,6 +82,8 @@ pub(crate) struct Shared {
     pub(crate) answered: Vec<u64>,
     /// Clients that have come to their end.
     pub(crate) ended: usize,
+    /// Databases that clients know to be deleted.
+    pub(crate) deleted: u64,
     /// See [`Plan::bursts`](crate::Plan::bursts).
     pub(crate) bursts: (u64, u64),
     /// Requests and answers are printed.

@@ -75,6 +75,8 @@ pub struct Report {
     pub compared: u64,
     /// Operations of clients that were written down.
     pub moments: u64,
+    /// Deletions of databases that were acknowledged.
+    pub deleted: u64,
     /// How many nodes there were.
     pub nodes: usize,
     /// How much of the time that it may take something took, in thousandths.
@@ -143,6 +145,7 @@ pub fn run_plan(seed: u64, plan: Plan, rng: Rng, verbose: bool) -> Report {
             hash: world.hash,
             compared: world.checks.compared,
             moments,
+            deleted: world.shared.borrow().deleted,
             nodes: world.nodes.len(),
             shares: std::mem::take(&mut world.shares),
             reached: world.checks.reached.iter().copied().collect(),

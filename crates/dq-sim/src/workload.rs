@@ -406,6 +406,9 @@ async fn transfer(client: &Client) -> Result<(), Failure> {
     Ok(())
 }
 
+/// It has to be alone in a transaction that writes.
+const DELETE_DATABASE: &str = "BEGIN IMMEDIATE; PRAGMA delete_database; COMMIT";
+
 /// Creates, fills, shrinks, drops and deletes. What is wrong with that shows in the pages.
 pub(crate) async fn scratch(client: Client, think: u64) {
     let statements = [
@@ -422,7 +425,7 @@ pub(crate) async fn scratch(client: Client, think: u64) {
         "VACUUM",
         "INSERT INTO t(b) VALUES(zeroblob(30000)); DELETE FROM t; VACUUM",
         "DELETE FROM t; VACUUM; INSERT INTO t(b) VALUES(zeroblob(30000)); DELETE FROM t",
-        "PRAGMA delete_database",
+        DELETE_DATABASE,
         "PRAGMA user_version = 7",
         "BEGIN",
         "SAVEPOINT s",
@@ -437,7 +440,9 @@ pub(crate) async fn scratch(client: Client, think: u64) {
             break;
         }
         let sql = statements[client.below(statements.len() as u64) as usize];
-        if client.exec(sql, &[]).await.is_ok() || client.below(2) == 0 {
+        let done = client.exec(sql, &[]).await.is_ok();
+        client.shared.borrow_mut().deleted += u64::from(done && sql == DELETE_DATABASE);
+        if done || client.below(2) == 0 {
             client.progress();
         }
         if client.below(20) == 0 {

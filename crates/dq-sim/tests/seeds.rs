@@ -16,11 +16,14 @@ fn check(seed: u64) -> dq_sim::Report {
 fn clusters_survive_what_a_few_seeds_do_to_them() {
     let mut compared = 0;
     let mut faults = 0;
+    let mut deleted = 0;
     for seed in 1..=4 {
         let report = check(seed);
         compared += report.compared;
         faults += report.faults.values().sum::<u64>();
+        deleted += report.deleted;
     }
+    assert!(deleted > 0, "no database was deleted");
     assert!(compared > 100, "{compared} comparisons are no test");
     assert!(faults > 10, "{faults} faults are no test");
 }

@@ -260,6 +260,7 @@ impl World {
             verified: false,
             answered: Vec::new(),
             ended: 0,
+            deleted: 0,
             bursts: plan.bursts,
             verbose,
         }));
