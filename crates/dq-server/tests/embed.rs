@@ -1,5 +1,8 @@
 //! A node inside a program: started, used and stopped through the library.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+
 use dq_client::{Cluster, Config, MemStore, Pool, Role};
 use dq_server::{BindAddr, Node, StartError};
 
@@ -72,24 +75,24 @@ fn a_leader_whose_snapshot_has_decayed_takes_another_for_who_needs_one() {
         let names = names.map(|path| path.to_string_lossy().into_owned());
         names.filter(is_snapshot).collect::<Vec<_>>()
     };
-    let written = || {
-        leader
-            .metrics()
-            .expect("it runs")
-            .counters
-            .snapshots_written
-    };
+    let metrics = || leader.metrics().expect("it runs");
+    let written = || metrics().counters.snapshots_written;
     while written() < 3 {
         pool.execute("INSERT INTO t VALUES (randomblob(1000))", ())
             .expect("inserted");
     }
-    let (before, files) = (written(), snapshots());
-    assert!(!files.is_empty());
-    for file in files {
-        let mut bytes = std::fs::read(&file).expect("readable");
-        let middle = bytes.len() / 2;
-        bytes[middle..middle + 512].fill(0);
-        std::fs::write(&file, bytes).expect("written");
+    // The newest gets its name only now, and the oldest goes.
+    let newest = format!("-{}-", metrics().levels.snapshot_index);
+    while !snapshots().iter().any(|name| name.contains(&newest)) {
+        std::thread::yield_now();
+    }
+    let before = written();
+    for file in snapshots() {
+        let Ok(file) = OpenOptions::new().write(true).open(file) else {
+            continue;
+        };
+        let middle = file.metadata().expect("readable").len() / 2;
+        file.write_all_at(&[0; 512], middle).expect("written");
     }
     let follower = Node::builder(2, address(), dirs[1].path())
         .bootstrap(false)
