@@ -93,6 +93,15 @@ def run_suite(suite: dict, program: str, sources: Path) -> list[str]:
         if not report.exists():
             return [f"pytest did not run:\n{done.stdout}"]
         passed, others = results(report)
+        for racing in suite.get("races", []):
+            if others.get(racing["test"]) == "failure":
+                print(f"{racing['test']} failed: once more", flush=True)
+                again = [*command, "-k", racing["test"].rpartition(".")[2]]
+                subprocess.run(again, cwd=source, env=environment, timeout=SUITE_DEADLINE_S, check=False)
+                alone, still = results(report)
+                if alone == 1 and racing["test"] not in still:
+                    del others[racing["test"]]
+                    passed += 1
 
     wrong = []
     expected = {fails["test"] for fails in suite.get("fails", [])}
